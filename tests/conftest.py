@@ -1,0 +1,19 @@
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real():
+    "The folder with sdss_sample/, sdss_spirals/ and facts/: real galaxies, which are not part of the repository"
+    folder = os.environ.get("GALAXY_CNN_REAL")
+    if not folder: pytest.skip("GALAXY_CNN_REAL is not set: no real galaxies to test on")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def mock_survey(tmp_path_factory):
+    "240 simulated galaxies, shared by the tests; copy it before changing it"
+    from galaxy_cnn.mock import make_mock
+    return make_mock(tmp_path_factory.mktemp("sky") / "mock", n=240, seed=1, workers=1)

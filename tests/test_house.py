@@ -1,0 +1,56 @@
+"""The house keeps its own rules: chapters lean on earlier ones only, notebooks are clean, the package root is light."""
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
+NUMBER = {n.stem[3:]: int(n.stem[:2]) for n in NOTEBOOKS}
+
+
+def cells(notebook): return json.loads(notebook.read_text())["cells"]
+
+
+def test_every_chapter_has_its_module_and_no_module_is_without_chapter():
+    modules = {p.stem for p in (ROOT / "galaxy_cnn").glob("*.py")} - {"__init__", "_modidx"}
+    assert modules == set(NUMBER)
+
+
+@pytest.mark.parametrize("chapter", NUMBER)
+def test_a_chapter_imports_only_from_chapters_before_it(chapter):
+    tree = ast.parse((ROOT / "galaxy_cnn" / f"{chapter}.py").read_text())
+    froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    used = {n.module.split(".")[-1] for n in froms if n.module and (n.level or n.module.startswith("galaxy_cnn."))}
+    used |= {a.name for n in froms if n.module == "galaxy_cnn" or (n.level and not n.module) for a in n.names} & set(NUMBER)
+    late = [u for u in used if NUMBER[u] >= NUMBER[chapter]]
+    assert not late, f"{chapter} (chapter {NUMBER[chapter]}) imports {late}"
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, galaxy_cnn; print(*[m for m in ('torch', 'fastai', 'numpy', 'pandas', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
+def test_kept_outputs_are_small_and_say_nothing_of_a_machine(notebook):
+    assert notebook.stat().st_size < 1_500_000
+    for cell in cells(notebook):
+        for output in cell.get("outputs", []):
+            assert output["output_type"] != "error", "".join(cell["source"])
+            assert output.get("name") != "stderr", "".join(cell["source"])
+            text = "".join(output.get("text", [])) + "".join(output.get("data", {}).get("text/plain", []))
+            assert not re.search(r"/(home|root|tmp|work|Users)/|it/s|\d\d:\d\d<", text), text
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
+def test_a_chapter_opens_with_a_title_and_a_sentence_and_tests_what_it_exports(notebook):
+    first = "".join(cells(notebook)[0]["source"])
+    assert re.match(r"# .+\n+> .+", first)
+    code = ["".join(c["source"]) for c in cells(notebook) if c["cell_type"] == "code"]
+    tests = [s for s in code if not s.startswith("#| export") and re.search(r"^\s*(assert|test_\w+\()", s, re.M)]
+    assert len(tests) >= 3, "a chapter shows its tests"
