@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['MOCK_VERSION', 'DRAWS', 'Z_SCATTER', 'Z_SCATTER_SLOPE', 'DUST', 'M_SUN_R', 'K_CORRECTION', 'Z_MIN', 'R_LIMIT',
            'MEMBER', 'LABEL_SIGMA', 'MASS_SIGMA', 'SFR_SIGMA', 'FAST', 'ZEROPOINT', 'COLOUR_BANDS', 'SKY_SIGMA',
-           'ELECTRONS', 'SEEING_RATIO', 'MOFFAT_BETA', 'KNOT_COLOUR', 'BULGE_COLOUR', 'STARS', 'GALAXIES', 'BAND_SCALE',
-           'STRETCH', 'SOFTENING', 'FRAME_QUALITY', 'CUTOUT_QUALITY', 'stellar_mass', 'main_sequence',
-           'mass_metallicity', 'fundamental_metallicity', 'metallicity', 'half_light_radius', 'absolute_magnitude',
-           'highest_redshift', 'redshift', 'object_ids', 'spectrum_ids', 'line_ratios', 'draw_catalog', 'flux', 'Stamp',
-           'expose', 'colour_image', 'to_jpeg', 'draw_cutout', 'make_mock']
+           'ELECTRONS', 'SEEING_RATIO', 'MOFFAT_BETA', 'NOISE_BLUR', 'OFFSET', 'KNOT_COLOUR', 'BULGE_COLOUR', 'STARS',
+           'GALAXIES', 'BAND_SCALE', 'STRETCH', 'SOFTENING', 'FRAME_QUALITY', 'SERVER_QUALITY', 'CUTOUT_QUALITY',
+           'stellar_mass', 'main_sequence', 'mass_metallicity', 'fundamental_metallicity', 'metallicity',
+           'half_light_radius', 'absolute_magnitude', 'highest_redshift', 'redshift', 'object_ids', 'spectrum_ids',
+           'line_ratios', 'draw_catalog', 'flux', 'Stamp', 'expose', 'colour_image', 'to_jpeg', 'draw_cutout',
+           'make_mock']
 
-# %% ../nbs/01_mock.ipynb #7840f122
+# %% ../nbs/01_mock.ipynb #b15eabff
 import multiprocessing as mp
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +26,7 @@ import pandas as pd
 from astropy.cosmology import FlatLambdaCDM
 from astropy.visualization import make_lupton_rgb
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from scipy.special import i0, ndtr
 from tqdm.auto import tqdm
 
@@ -33,11 +35,11 @@ from .survey import BANDS, CUTOUT_SIZE, FIELD_R90, SDSS_PIXEL, Survey, write_sur
 # %% ../nbs/01_mock.ipynb #5dda68cc
 MOCK_VERSION = "1"  # changes whenever a seed would give another catalog or other pixels
 
-# %% ../nbs/01_mock.ipynb #c724b447
+# %% ../nbs/01_mock.ipynb #d688b977
 DRAWS = ("mass", "sfr", "quench", "size", "z_rest", "bulge", "bulge_n", "bulge_size", "incline", "thick", "dust", "gr", "ri", "ug", "iz",
          "volume", "limit", "member", "parent", "distance", "angle", "lon", "lat", "label", "label_size", "lgm", "ssfr", "d4000",
          "mag_u", "mag_g", "mag_r", "mag_i", "mag_z", "petro", "line_1", "line_2", "line_3", "line_4", "aperture", "zerr",
-         "pa", "arms", "pitch", "clumps", "bar", "lopsided", "seeing")
+         "pa", "arms", "pitch", "clumps", "bar", "lopsided", "seeing", "halo")
 
 # %% ../nbs/01_mock.ipynb #f5196cca
 def _draws(n, seed):
@@ -74,10 +76,10 @@ def fundamental_metallicity(
     x, s = log_mass - 10, log_sfr
     return 8.90 + 0.37 * x - 0.14 * s - 0.19 * x**2 + 0.12 * x * s - 0.054 * s**2
 
-# %% ../nbs/01_mock.ipynb #7639d323
-Z_SCATTER, Z_SCATTER_SLOPE = 0.097, -0.036   # [dex], [dex per dex of mass]: half of p84 - p16 in Tremonti+04, Table 3, scaled to a mean of 0.10
+# %% ../nbs/01_mock.ipynb #6bc9aa78
+Z_SCATTER, Z_SCATTER_SLOPE = 0.097, -0.065   # [dex], [dex per dex of mass]: half of p84 - p16 in Tremonti+04, Table 3, scaled to a mean of 0.10
 
-# %% ../nbs/01_mock.ipynb #a1c4187d
+# %% ../nbs/01_mock.ipynb #07a195e0
 def metallicity(
     log_mass,  # [log Msun]
     log_sfr,  # [log Msun/yr]
@@ -88,9 +90,9 @@ def metallicity(
     scatter = Z_SCATTER + Z_SCATTER_SLOPE * (log_mass - 10)
     fmr = fundamental_metallicity(log_mass, log_sfr) - fundamental_metallicity(log_mass, main_sequence(log_mass))
     fmr = np.clip(fmr, -0.25, 0.12)
-    return mass_metallicity(log_mass) + fmr + scatter * (-0.45 * u_size + 0.75 * u_rest) - 0.005
+    return mass_metallicity(log_mass) + fmr + scatter * (-0.40 * u_size + 0.80 * (u_rest - 0.2 * (u_rest**2 - 1))) - 0.01
 
-# %% ../nbs/01_mock.ipynb #5fd5649b
+# %% ../nbs/01_mock.ipynb #4520b8a5
 def half_light_radius(
     log_mass,  # [log Msun]
     u,  # standard normal
@@ -98,37 +100,37 @@ def half_light_radius(
     "Size at a stellar mass, late types of Shen et al. 2003, eqs. 18 and 19"
     m = 10.0**log_mass / 3.98e10
     width = 0.34 + (0.47 - 0.34) / (1 + m**2)
-    return 0.1 * (10.0**log_mass) ** 0.14 * (1 + m) ** (0.39 - 0.14) * np.exp(0.75 * width * u)
+    return 0.1 * (10.0**log_mass) ** 0.14 * (1 + m) ** (0.39 - 0.14) * np.exp(0.52 * width * u)
 
 # %% ../nbs/01_mock.ipynb #14c70c46
 DUST = {"u": 1.57, "g": 1.19, "r": 0.87, "i": 0.68, "z": 0.52}   # A_band / A_V: Charlot & Fall 2000, (lambda / 5500 A)^-0.7 ... Calzetti between
 
-# %% ../nbs/01_mock.ipynb #5bec5cb6
+# %% ../nbs/01_mock.ipynb #a6213dd6
 def _physics(d):
     "Truth of each galaxy before it is placed in space"
     g = pd.DataFrame({"lgm_true": stellar_mass(d.mass)})
     quenched = np.where(ndtr(d.quench) < 0.3 * ndtr((g.lgm_true - 10.5) / 0.4), 0.5 * ndtr(d.quench * 2 + 1), 0)
     g["sfr_true"] = main_sequence(g.lgm_true) + 0.28 * d.sfr - quenched
     g["oh_true"] = metallicity(g.lgm_true, g.sfr_true, d["size"], d.z_rest)
-    g["bt_true"] = 0.5 * ndtr(-1.3 + 0.75 * (g.lgm_true - 10) - 0.3 * d.sfr + 0.7 * d.bulge)
+    g["bt_true"] = 0.6 * ndtr(-0.68 + 0.9 * (g.lgm_true - 10) - 0.3 * d.sfr + 0.6 * d.bulge)
     g["bulge_n_true"] = np.select([d.bulge_n < -0.5, d.bulge_n < 0.8], [1.0, 2.0], 4.0)
-    dwarf = ndtr((9.3 - g.lgm_true) / 0.5)
-    thick = np.clip(0.20 + 0.12 * dwarf + 0.03 * d.thick, 0.12, 0.5)
-    cos = ndtr(d.incline) ** (0.8 + 0.4 * dwarf)
+    dwarf = ndtr((9.7 - g.lgm_true) / 0.4)
+    thick = np.clip(0.15 + 0.08 * dwarf + 0.03 * d.thick, 0.12, 0.5)
+    cos = ndtr(d.incline) ** (0.55 + 1.4 * dwarf)
     g["axis_ratio_true"] = np.sqrt(cos**2 * (1 - thick**2) + thick**2)
-    g["av_true"] = 0.35 * 10 ** (0.3 * (g.lgm_true - 10) + 1.0 * (g.oh_true - mass_metallicity(g.lgm_true)) + 0.15 * d.dust
-                                 - 0.45 * np.log10(g.axis_ratio_true))
+    g["av_true"] = 0.25 * 10 ** (0.2 * (g.lgm_true - 10) + 0.6 * (g.oh_true - mass_metallicity(g.lgm_true)) + 0.18 * d.dust
+                                 - 0.8 * np.log10(g.axis_ratio_true))
     g["re_kpc_true"] = half_light_radius(g.lgm_true, d["size"])
     return g
 
-# %% ../nbs/01_mock.ipynb #8a05cd15
+# %% ../nbs/01_mock.ipynb #2195a7e1
 def _colours(g, d):
     "Rest-frame colours [mag]: age through the specific star formation rate, metallicity, dust"
     ssfr, oh = g.sfr_true - g.lgm_true + 10, g.oh_true - 8.9
     reddening = lambda a, b: g.av_true * (DUST[a] - DUST[b])
-    gr = 0.34 - 0.13 * ssfr + 0.18 * oh + 0.025 * d.gr
+    gr = 0.35 - 0.13 * ssfr + 0.12 * oh + 0.10 * d.gr
     c = {"g-r": gr + reddening("g", "r"),
-         "r-i": 0.10 + 0.40 * (gr - 0.35) + 0.12 * oh + 0.015 * d.ri + reddening("r", "i"),
+         "r-i": 0.10 + 0.33 * (gr - 0.35) + 0.06 * oh + 0.025 * d.ri + reddening("r", "i"),
          "u-g": 1.05 + 0.9 * (gr - 0.35) + 0.06 * d.ug + reddening("u", "g"),
          "i-z": 0.10 + 0.4 * (gr - 0.35) + 0.03 * d.iz + reddening("i", "z")}
     return pd.DataFrame(c)
@@ -136,13 +138,13 @@ def _colours(g, d):
 # %% ../nbs/01_mock.ipynb #73aa1d23
 M_SUN_R = 4.65   # [mag, AB], Blanton & Roweis 2007
 
-# %% ../nbs/01_mock.ipynb #3ae86b80
+# %% ../nbs/01_mock.ipynb #5c60416e
 def absolute_magnitude(
     log_mass,  # [log Msun]
     colour,  # rest-frame g - r [mag]
 ) -> np.ndarray:  # M_r [mag]
-    "Absolute magnitude in r of a stellar mass: M/L of Bell et al. 2003, Table 7, lowered by 0.15 dex to a Kroupa IMF"
-    return M_SUN_R - 2.5 * (log_mass - (-0.306 + 1.097 * colour - 0.15))
+    "Absolute magnitude in r of a stellar mass: M/L of Bell et al. 2003, Table 7, lowered by 0.25 dex to a Kroupa IMF"
+    return M_SUN_R - 2.5 * (log_mass - (-0.306 + 1.097 * colour - 0.25))
 
 # %% ../nbs/01_mock.ipynb #d37244db
 K_CORRECTION = {"u": 1.3, "g": 1.5, "r": 0.8, "i": 0.5, "z": 0.3}   # [mag per unit z] of a star-forming galaxy at z < 0.3, after Chilingarian+10
@@ -190,8 +192,8 @@ def _select(n, seed):
         if len(keep) == n: return (x.iloc[keep].reset_index(drop=True) for x in (d, g, c))
         tried = tried + tried // 4 + 16
 
-# %% ../nbs/01_mock.ipynb #dc7b4f62
-MEMBER = 0.4   # share of galaxies placed near an earlier one: clustering
+# %% ../nbs/01_mock.ipynb #7b13fee0
+MEMBER = 0.9   # share of galaxies placed near an earlier one: clustering
 
 # %% ../nbs/01_mock.ipynb #0cb1d2d3
 def _from_survey(lam, eta):
@@ -208,14 +210,14 @@ def _footprint(d):
     south = ndtr(d.angle) < 0.125
     return np.where(south, (310 + 110 * ndtr(d.lon)) % 360, ra), np.where(south, -1.25 + 2.5 * ndtr(d.lat), dec)
 
-# %% ../nbs/01_mock.ipynb #54f7e7d8
+# %% ../nbs/01_mock.ipynb #14f70843
 def _place(d, g):
     "ra, dec [deg] and z: members of a group take the redshift of an earlier galaxy and a place near it"
     ra, dec = _footprint(d)
     z = redshift(g.z_max, d.volume)
     parent = (ndtr(d.parent) * np.arange(len(d))).astype(int)
     z_group = z[parent] + 0.001 * d["lgm"].to_numpy() * (1 + z[parent])
-    member = (ndtr(d.member) < MEMBER) & (z_group > Z_MIN * 1.001) & (z_group < g.z_max) & (np.arange(len(d)) > 0)
+    member = (ndtr(d.member) < MEMBER * (z_group / g.z_max) ** 2) & (z_group > Z_MIN * 1.001) & (z_group < g.z_max) & (np.arange(len(d)) > 0)
     for i in np.flatnonzero(member): ra[i], dec[i] = _beside(ra[parent[i]], dec[parent[i]], z[parent[i]], d.distance[i], d.angle[i])
     return ra, dec, np.where(member, z_group, z)
 
@@ -248,7 +250,7 @@ def spectrum_ids(
     plate, fibre = 266 + i // 640, 1 + i % 640
     return plate << 50 | fibre << 38 | (plate + 1300) << 24 | np.uint64(26) << 10
 
-# %% ../nbs/01_mock.ipynb #282e89c4
+# %% ../nbs/01_mock.ipynb #2b011129
 def _apparent(g, c, d):
     "Magnitudes and angular sizes that a perfect survey would find"
     z, modulus, distance = _distances()
@@ -257,15 +259,15 @@ def _apparent(g, c, d):
     m["u"], m["z"] = m["g"] + c["u-g"], m["i"] - c["i-z"]
     for b in BANDS: g[f"mag_{b}_true"] = m[b] + K_CORRECTION[b] * g.z
     g["re_true"] = np.degrees(g.re_kpc_true / 1000 * (1 + g.z) / np.interp(g.z, z, distance)) * 3600
-    g["seeing_true"] = 1.32 * np.exp(0.09 * d.seeing)
+    g["seeing_true"] = 1.22 * np.exp(0.10 * d.seeing)
     return g
 
-# %% ../nbs/01_mock.ipynb #a44bfcd2
+# %% ../nbs/01_mock.ipynb #8f162c98
 def _petrosian(g):
     "Radii [arcsec] with 50 and 90 % of the flux: disc in circular apertures, bulge, and the seeing in quadrature"
     q, bt = g.axis_ratio_true, g.bt_true
     r50 = g.re_true * (0.5 + 0.5 * q) * (1 - 0.7 * bt)
-    r90 = g.re_true * 2.32 * (0.71 + 0.29 * q**1.6) * (1 - 0.15 * bt)
+    r90 = g.re_true * 2.15 * (0.71 + 0.29 * q**1.6) * (1 - 0.15 * bt)
     return np.hypot(r50, 0.55 * g.seeing_true), np.hypot(r90, 1.0 * g.seeing_true)
 
 # %% ../nbs/01_mock.ipynb #ade64931
@@ -310,8 +312,8 @@ def _spectroscopy(g, d):
     cat["bptclass"] = np.where(weakest > 3, 1, 2)
     return cat
 
-# %% ../nbs/01_mock.ipynb #ad922c6d
-LABEL_SIGMA, MASS_SIGMA, SFR_SIGMA = 0.03, 0.09, 0.20   # [dex], medians of (p84 - p16) / 2 in the MPA-JHU catalog
+# %% ../nbs/01_mock.ipynb #6583f1e5
+LABEL_SIGMA, MASS_SIGMA, SFR_SIGMA = 0.035, 0.09, 0.20   # [dex], medians of (p84 - p16) / 2 in the MPA-JHU catalog
 
 # %% ../nbs/01_mock.ipynb #0aafe4a0
 def _labels(g, d):
@@ -323,16 +325,17 @@ def _labels(g, d):
     cat["sfr_tot_p50"] = g.sfr_true + SFR_SIGMA * d.ssfr
     return cat
 
-# %% ../nbs/01_mock.ipynb #360590c0
+# %% ../nbs/01_mock.ipynb #f79928c4
 def _looks(g, d):
     "What a galaxy looks like beyond bulge and disc"
     g["position_angle_true"] = 180 * ndtr(d.pa)
     spiral = ndtr((g.lgm_true - 9.5) / 0.5)
-    g["arm_contrast_true"] = spiral * np.clip(0.55 + 0.35 * d.arms, 0, 1.4) * np.clip((g.axis_ratio_true - 0.2) / 0.3, 0, 1)
-    g["pitch_true"] = np.clip(18 + 5 * d.pitch + 6 * (10 - g.lgm_true), 8, 40)
-    g["clumps_true"] = 0.10 * np.exp(0.5 * d.clumps + 0.3 * d.sfr - 0.5 * (g.lgm_true - 10).clip(-1, 1))
+    g["arm_contrast_true"] = spiral * np.clip(1.3 + 0.6 * d.arms, 0, 2.5) * np.clip((g.axis_ratio_true - 0.15) / 0.25, 0, 1)
+    g["pitch_true"] = np.clip(22 + 6 * d.pitch + 6 * (10 - g.lgm_true), 12, 45)
+    g["clumps_true"] = 0.13 * np.exp(0.5 * d.clumps + 0.3 * d.sfr - 0.3 * (g.lgm_true - 10).clip(-1, 1))
     g["bar_true"] = np.where(d.bar > 0.5, 0.15 * spiral, 0)
-    g["lopsided_true"] = np.clip(0.25 * np.abs(d.lopsided) * (1 + ndtr((9.5 - g.lgm_true) / 0.3)), 0, 0.9)
+    g["lopsided_true"] = np.clip(0.35 * np.abs(d.lopsided) * (1 + 0.5 * ndtr((9.5 - g.lgm_true) / 0.3)), 0, 0.9)
+    g["halo_true"] = np.clip(0.10 * np.exp(0.6 * d.halo), 0, 0.4)
     return g
 
 # %% ../nbs/01_mock.ipynb #fd2da9f9
@@ -351,7 +354,7 @@ def draw_catalog(
     floats = cat.columns.difference(["ra", "dec"]).intersection(cat.select_dtypes("float64").columns)
     return cat.astype({**{name: "float32" for name in floats}, "bptclass": "int16"})
 
-# %% ../nbs/01_mock.ipynb #5e72ffc8
+# %% ../nbs/01_mock.ipynb #0729a57a
 FAST = galsim.GSParams(folding_threshold=0.03, maxk_threshold=0.01, kvalue_accuracy=1e-3, xvalue_accuracy=1e-3, stepk_minimum_hlr=3)
 ZEROPOINT = 22.5                       # [mag] of one nanomaggy
 COLOUR_BANDS = "irg"                   # shown as red, green, blue
@@ -359,6 +362,7 @@ SKY_SIGMA = np.array([0.044, 0.0275, 0.019])   # [nanomaggies/px] noise of the s
 ELECTRONS = np.array([700, 940, 880])          # per nanomaggy in i, r, g
 SEEING_RATIO = np.array([0.95, 1.0, 1.07])     # of the PSF's width in i, r, g to that in r
 MOFFAT_BETA = 3.0
+NOISE_BLUR = 0.7   # [px], correlation of the noise left by putting the bands on one grid
 
 # %% ../nbs/01_mock.ipynb #e6a5e5a0
 def flux(
@@ -372,7 +376,10 @@ def _inclined(profile, q, angle):
     "A round profile seen at an axis ratio, keeping its major axis"
     return profile.transform(1, 0, 0, q).rotate(angle * galsim.degrees).withFlux(1)
 
-# %% ../nbs/01_mock.ipynb #06b70f36
+# %% ../nbs/01_mock.ipynb #a20d8564
+OFFSET = np.array([-0.2, 0.5])   # [px of the frame] of real galaxies from the middle of their cutouts, right and down
+
+# %% ../nbs/01_mock.ipynb #d956736b
 class Stamp:
     "The piece of an SDSS frame around one galaxy: size, pixel scale and where the galaxy lies in it"
     def __init__(self, field, rng, size=CUTOUT_SIZE):
@@ -382,7 +389,7 @@ class Stamp:
         self.margin = 4 + rng.integers(0, 8, 2)
         self.n = int(np.ceil(field / self.pixel)) + 20
         self.corner = self.margin + rng.uniform(0, 1, 2)  # [px] of the cutout's lower left corner, x and y
-        self.centre = self.corner + field / self.pixel / 2 - self.n / 2  # [px] from the middle of the stamp
+        self.centre = self.corner + field / self.pixel / 2 - self.n / 2 + OFFSET + 0.1 * rng.standard_normal(2)  # [px] from the middle of the stamp
 
     @property
     def box(self): return (*self.corner, *(self.corner + self.field / self.pixel))
@@ -394,7 +401,7 @@ class Stamp:
         major, minor = c * x[None] + s * y[:, None], (c * y[:, None] - s * x[None]) / q
         return np.hypot(major, minor) + 1e-6, np.arctan2(minor, major)
 
-# %% ../nbs/01_mock.ipynb #c21e0fc9
+# %% ../nbs/01_mock.ipynb #f487f692
 def _arms(g, stamp, rng):
     "Brightness of spiral arms relative to a disc of flux 1, zero on average, and where they run"
     r, theta = stamp.plane(g["axis_ratio_true"], g["position_angle_true"])
@@ -403,7 +410,7 @@ def _arms(g, stamp, rng):
     number, wind, start = rng.choice([2, 2, 2, 3, 4]), 1 / np.tan(np.radians(g["pitch_true"])) * rng.choice([-1, 1]), rng.uniform(0, 2 * np.pi)
     phase = number * (theta - start - wind * np.log(r / scale + 0.1))
     phase += 0.6 * np.cos(theta - rng.uniform(0, 2 * np.pi)) + 0.5 * np.cos(1.5 * r / scale + rng.uniform(0, 2 * np.pi))
-    arms = g["arm_contrast_true"] * (np.exp(1.2 * np.cos(phase)) / i0(1.2) - 1)
+    arms = g["arm_contrast_true"] * (np.exp(1.6 * np.cos(phase)) / i0(1.6) - 1)
     lopsided = g["lopsided_true"] * np.cos(theta - rng.uniform(0, 2 * np.pi))
     young = disc * arms * r**2 / (r**2 + scale**2)
     old = disc * lopsided * r / (r + scale)
@@ -433,81 +440,96 @@ def _deposit(xy, weight, n):
             np.add.at(image, (i[1] + dy, i[0] + dx), weight * np.abs(1 - dx - f[0]) * np.abs(1 - dy - f[1]))
     return image
 
-# %% ../nbs/01_mock.ipynb #52ffa05c
-KNOT_COLOUR = np.array([0.75, 1.0, 1.35])     # flux of young light in i, r, g relative to the galaxy's own colours
-BULGE_COLOUR = np.array([1.12, 1.0, 0.78])    # of the bulge
+# %% ../nbs/01_mock.ipynb #63db9702
+KNOT_COLOUR = np.array([0.72, 1.0, 1.4])     # flux of young light in i, r, g relative to the galaxy's own colours
+BULGE_COLOUR = np.array([1.13, 1.0, 0.74])    # of the bulge
 
-# %% ../nbs/01_mock.ipynb #11c549e8
-def _split_flux(g):
+# %% ../nbs/01_mock.ipynb #34928f2f
+def _split_flux(g, rng):
     "Flux [nanomaggies] in i, r, g of the whole galaxy, its bulge and its knots"
     total = flux([g[f"mag_{b}_true"] for b in COLOUR_BANDS])
-    return total, g["bt_true"] * total * BULGE_COLOUR, min(g["clumps_true"], 0.4) * (1 - g["bt_true"]) * total * KNOT_COLOUR
+    return total, g["bt_true"] * total * BULGE_COLOUR ** (1 + 0.8 * rng.standard_normal()), min(g["clumps_true"], 0.4) * (1 - g["bt_true"]) * total * KNOT_COLOUR
 
-# %% ../nbs/01_mock.ipynb #6dd9aee8
+# %% ../nbs/01_mock.ipynb #c43eb855
 def _galaxy(g, stamp, rng):
     "GalSim profiles of a galaxy in i, r and g"
     q, angle = g["axis_ratio_true"], g["position_angle_true"]
-    total, bulge, knots = _split_flux(g)
+    total, bulge, knots = _split_flux(g, rng)
     disc = total - bulge - knots
     young, old, spiral = _arms(g, stamp, rng)
     points = _knots(g, stamp, rng, spiral)
     place = stamp.centre * stamp.pixel
-    spheroid = _inclined(galsim.Sersic(g["bulge_n_true"], half_light_radius=max(0.28 * g["re_true"], 0.15), gsparams=FAST), 0.5 + 0.5 * q, angle)
+    spheroid = _inclined(galsim.Sersic(g["bulge_n_true"], half_light_radius=max(0.16 * g["re_true"], 0.1), gsparams=FAST), 0.5 + 0.5 * q, angle)
     plain = galsim.Exponential(half_light_radius=g["re_true"], gsparams=FAST)
     bar = _inclined(galsim.Exponential(half_light_radius=0.45 * g["re_true"], gsparams=FAST).transform(1, 0, 0, 0.35).rotate(rng.uniform(0, 180) * galsim.degrees), q, angle)
-    smooth = [_inclined(plain, q, angle).shift(*place), spheroid.shift(*place), bar.shift(*place)]
+    halo = g["halo_true"]
+    smooth = [_inclined(plain, q, angle).shift(*place), _inclined(plain.expand(2.2), 0.4 + 0.6 * q, angle).shift(*place), spheroid.shift(*place), bar.shift(*place)]
     bands = []
     for k in range(3):
         image = disc[k] * (young * (1 + 0.6 * (KNOT_COLOUR[k] - 1)) + old) + knots[k] * points
-        weights = (disc[k] * (1 - g["bar_true"]), bulge[k], disc[k] * g["bar_true"])
+        weights = (disc[k] * (1 - g["bar_true"] - halo), disc[k] * halo, bulge[k], disc[k] * g["bar_true"])
         detail = galsim.InterpolatedImage(galsim.Image(image, scale=stamp.pixel), x_interpolant="linear", k_interpolant="linear", pad_factor=1,
                                           calculate_stepk=False, calculate_maxk=False, gsparams=FAST, flux=None)
         bands.append([w * p for w, p in zip(weights, smooth) if w > 0] + [detail])
     return bands
 
-# %% ../nbs/01_mock.ipynb #36be23de
-STARS, GALAXIES = 1.6, 6.0   # [per square arcmin] brighter than r = 21 and 22
+# %% ../nbs/01_mock.ipynb #9c2d8d19
+STARS, GALAXIES = 3.0, 9.0   # [per square arcmin] brighter than r = 21 and 22
 
-# %% ../nbs/01_mock.ipynb #f2b3325c
-def _neighbours(stamp, rng):
-    "Stars and faint galaxies: a list of (profile of flux 1, flux in i, r, g)"
-    side = stamp.n * stamp.pixel
-    found = []
-    for _ in range(rng.poisson(STARS * side**2 / 3600)):
-        gr = np.clip(rng.choice([0.45, 1.4]) + 0.12 * rng.standard_normal(), 0.2, 1.6)
-        ri = 0.4 * gr - 0.05 if gr < 1.2 else rng.uniform(0.6, 1.6)
-        found.append((galsim.DeltaFunction(gsparams=FAST), _colour_flux(21 + np.log10(1 - rng.uniform(0, 0.999)) / 0.25, gr, ri)))
-    for _ in range(rng.poisson(GALAXIES * side**2 / 3600)):
-        gr = rng.uniform(0.4, 1.6)
-        p = _inclined(galsim.Exponential(half_light_radius=rng.lognormal(-0.4, 0.4), gsparams=FAST), rng.uniform(0.3, 1), rng.uniform(0, 180))
-        found.append((p, _colour_flux(22 + np.log10(1 - rng.uniform(0, 0.999)) / 0.4, gr, 0.2 + 0.3 * gr)))
-    return [(p.shift(*rng.uniform(-side / 2, side / 2, 2)), f) for p, f in found]
+# %% ../nbs/01_mock.ipynb #1463b432
+def _stars(stamp, rng):
+    "Stars of the Galaxy: a list of (place [arcsec], flux in i, r, g); M dwarfs take over where they are faint"
+    found, half = [], stamp.n * stamp.pixel / 2
+    for _ in range(rng.poisson(STARS * half**2 / 900)):
+        r = 21 + np.log10(rng.uniform(0.001, 1)) / 0.25
+        red = rng.uniform() < 0.14 * (r - 16)
+        gr = np.clip((1.4 if red else 0.5) + 0.12 * rng.standard_normal(), 0.2, 1.6)
+        ri = rng.uniform(0.5, 1.4) if red else 0.4 * gr - 0.05
+        found.append((rng.uniform(-half, half, 2), _colour_flux(r, gr, ri)))
+    return found
+
+# %% ../nbs/01_mock.ipynb #c6fcca21
+def _faint_galaxies(stamp, rng):
+    "Galaxies in the background: a list of (profile of flux 1, flux in i, r, g)"
+    found, half = [], stamp.n * stamp.pixel / 2
+    for _ in range(rng.poisson(GALAXIES * half**2 / 900)):
+        r, gr = 22 + np.log10(rng.uniform(0.001, 1)) / 0.4, rng.uniform(0.4, 1.6)
+        profile = galsim.Exponential(half_light_radius=rng.lognormal(-0.4, 0.4), gsparams=FAST)
+        profile = _inclined(profile, rng.uniform(0.3, 1), rng.uniform(0, 180)).shift(*rng.uniform(-half, half, 2))
+        found.append((profile, _colour_flux(r, gr, 0.2 + 0.3 * gr)))
+    return found
 
 # %% ../nbs/01_mock.ipynb #e5d68165
 def _colour_flux(r, gr, ri):
     "Flux in i, r, g [nanomaggies]"
     return flux([r - ri, r, r + gr])
 
-# %% ../nbs/01_mock.ipynb #578cc38d
+# %% ../nbs/01_mock.ipynb #d77f4d4c
 def expose(
     galaxy,  # one row of the catalog
     stamp,  # where it is drawn
     rng,  # numpy.random.Generator
 ) -> list:  # three images in i, r, g [nanomaggies/px]
     "Photograph a galaxy and its surroundings with SDSS's seeing, pixels and noise"
-    near, images = _neighbours(stamp, rng), []
-    shifts = 0.05 * rng.standard_normal((3, 2))
+    stars, faint, images = _stars(stamp, rng), _faint_galaxies(stamp, rng), []
+    shifts, sky = 0.05 * rng.standard_normal((3, 2)), 0.84 * np.exp(0.08 * rng.standard_normal())
+    seeing = SEEING_RATIO * np.exp(0.04 * rng.standard_normal(3))
+    level = 0.07 + 0.08 * rng.standard_normal() + 0.12 * rng.standard_normal(3) + 0.1 * rng.exponential()
+    blur = NOISE_BLUR * np.exp(0.22 * rng.standard_normal())
     for k, profiles in enumerate(_galaxy(galaxy, stamp, rng)):
-        psf = galsim.Moffat(MOFFAT_BETA, fwhm=float(galaxy["seeing_true"]) * SEEING_RATIO[k], gsparams=FAST).shift(*shifts[k])
-        scene = galsim.Convolve([galsim.Sum(profiles + [p * f[k] for p, f in near]), psf], gsparams=FAST)
-        image = scene.drawImage(nx=stamp.n, ny=stamp.n, scale=stamp.pixel, method="no_pixel").array / stamp.coarse**2
-        sigma = np.sqrt(SKY_SIGMA[k] ** 2 + np.maximum(image, 0) / ELECTRONS[k]) / stamp.coarse
-        images.append(image + sigma * rng.standard_normal(image.shape))
+        psf = galsim.Moffat(MOFFAT_BETA, fwhm=float(galaxy["seeing_true"]) * seeing[k], gsparams=FAST).shift(*shifts[k])
+        scene = galsim.Convolve([galsim.Sum(profiles + [f[k] * p for p, f in faint]), psf], gsparams=FAST)
+        image = scene.drawImage(nx=stamp.n, ny=stamp.n, scale=stamp.pixel, method="no_pixel")
+        for place, f in stars: (f[k] * psf).shift(*place).drawImage(image, method="no_pixel", add_to_image=True)
+        image = image.array / stamp.coarse**2
+        sigma = np.sqrt((sky * SKY_SIGMA[k]) ** 2 + np.maximum(image, 0) / ELECTRONS[k]) / stamp.coarse
+        noise = gaussian_filter(rng.standard_normal(image.shape), blur) * (2 * np.sqrt(np.pi) * blur)
+        images.append(image + sigma * (noise + level[k]))
     return images
 
-# %% ../nbs/01_mock.ipynb #43aac681
-BAND_SCALE, STRETCH, SOFTENING = np.array([0.78, 1.0, 1.38]), 0.5, 3.0
-FRAME_QUALITY, CUTOUT_QUALITY = 85, 92
+# %% ../nbs/01_mock.ipynb #0e58b030
+BAND_SCALE, STRETCH, SOFTENING = np.array([0.89, 1.0, 1.30]), 0.97, 7.9
+FRAME_QUALITY, SERVER_QUALITY, CUTOUT_QUALITY = 95, 75, 92
 
 # %% ../nbs/01_mock.ipynb #4ff0f8fc
 def colour_image(
@@ -516,17 +538,22 @@ def colour_image(
     "The asinh colour image of Lupton et al. 2004"
     return make_lupton_rgb(*(s * x for s, x in zip(BAND_SCALE, images)), minimum=0, stretch=STRETCH, Q=SOFTENING)
 
-# %% ../nbs/01_mock.ipynb #f049f2fb
+# %% ../nbs/01_mock.ipynb #20861cd6
 def to_jpeg(
     image,  # uint8 [H, W, 3]
     quality=CUTOUT_QUALITY,  # of libjpeg
 ) -> bytes:
     "Compress as SDSS's server does: chroma at half resolution"
     buffer = BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
     return buffer.getvalue()
 
-# %% ../nbs/01_mock.ipynb #41fa8f2a
+# %% ../nbs/01_mock.ipynb #094a1dfe
+def _compressed(image, quality):
+    "An image after a JPEG compression"
+    return Image.open(BytesIO(to_jpeg(image, quality)))
+
+# %% ../nbs/01_mock.ipynb #922571a0
 def draw_cutout(
     galaxy,  # one row of the catalog
     seed,  # of the survey
@@ -535,8 +562,8 @@ def draw_cutout(
     "Draw the cutout of a galaxy as SDSS's server would send it, before its last compression"
     rng = np.random.default_rng([seed, int(galaxy["objID"])])
     stamp = Stamp(FIELD_R90 * float(galaxy["petroR90_r"]), rng, size)
-    frame = Image.open(BytesIO(to_jpeg(colour_image(expose(galaxy, stamp, rng)), FRAME_QUALITY)))
-    return np.asarray(frame.resize((size, size), Image.BICUBIC, box=stamp.box))
+    frame = _compressed(colour_image(expose(galaxy, stamp, rng)), FRAME_QUALITY)
+    return np.asarray(_compressed(np.asarray(frame.resize((size, size), Image.BICUBIC, box=stamp.box)), SERVER_QUALITY))
 
 # %% ../nbs/01_mock.ipynb #dd737767
 def _draw_files(rows, seed, size, folder):
