@@ -112,7 +112,7 @@ OUTCOMES = {
     "timeout": Outcome(False, 0, "no answer, or not all of it, in time"),
 }
 
-# %% ../nbs/02_skyserver.ipynb #26d3c557
+# %% ../nbs/02_skyserver.ipynb #0f3c9ce2
 @dataclass(frozen=True)
 class Manners:
     "How hard and how patiently the server is asked"
@@ -120,6 +120,7 @@ class Manners:
     rate: float | None = None  # cutouts started a second, at most; None: as many as the connections give
     queries: int = 60  # SQL queries a minute: SkyServer's documented limit
     tries: int = 5  # requests for one thing in one run
+    give_up: int = 40  # galaxies without an answer in a row, after which a download stops and leaves the server alone
     pause: float = 1.0  # [s] before the second try; doubles with each further one
     longest: float = 120.0  # [s] no single pause is longer, whatever Retry-After says
     connect: float = 10.0  # [s] to get a connection
