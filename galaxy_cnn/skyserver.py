@@ -204,7 +204,7 @@ def _guess(column):
     numbers = pd.to_numeric(text.where(text != "", None), errors="coerce")
     return numbers.astype("float64") if numbers.notna().sum() == len(filled) else text
 
-# %% ../nbs/02_skyserver.ipynb #57e426a6
+# %% ../nbs/02_skyserver.ipynb #13b7d310
 def parse_table(
     body: bytes,  # the answer, status 200
 ) -> pd.DataFrame:
@@ -215,7 +215,7 @@ def parse_table(
     _, _, rest = body.partition(b"\n")
     names = rest.partition(b"\n")[0].decode("utf-8", "replace").strip("\r").split(",")
     if names == ["error_message"]: raise Refusal(rest.partition(b"\n")[2].decode("utf-8", "replace").strip().strip('"'))
-    if not all(names) or len(set(names)) < len(names): raise TableError(f"not a header: {','.join(names)[:60]!r}")
+    if not all(re.fullmatch(r"\w+", n, re.A) for n in names) or len(set(names)) < len(names): raise TableError(f"not a header: {','.join(names)[:60]!r}")
     convert = pacsv.ConvertOptions(column_types={n: _arrow_type(n) for n in names}, null_values=[""], strings_can_be_null=True)
     try: table = pacsv.read_csv(BytesIO(rest), pacsv.ReadOptions(), pacsv.ParseOptions(ignore_empty_lines=False), convert)
     except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as e: raise TableError(f"a row does not fit the header ({e})") from None

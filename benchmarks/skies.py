@@ -1,0 +1,71 @@
+"""Skies for tests and benchmarks of the download: a catalog from the mock sky, pictures of nothing, a server in a process of its own.
+
+    python benchmarks/skies.py SURVEY [--latency 0.1] [--log FILE]     serves a Survey until it is killed; prints its URL
+"""
+import argparse
+import subprocess
+import sys
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+DISTINCT = 64  # pictures drawn; each file has its galaxy's id in a comment, so that all files differ
+
+
+def noise_jpeg(rng, size=128) -> bytes:
+    "A JPEG of about 2 kB that is no galaxy: a blob on noise"
+    y, x = np.mgrid[-1:1:size * 1j, -1:1:size * 1j]
+    blob = 180 * np.exp(-(x**2 + y**2 * rng.uniform(1, 3)) / rng.uniform(0.02, 0.1))
+    image = 25 + blob[..., None] * rng.uniform(0.6, 1, 3) + rng.normal(0, 4, (size, size, 1))
+    buffer = BytesIO()
+    Image.fromarray(np.clip(image, 0, 255).astype("uint8")).save(buffer, "JPEG", quality=75)
+    return buffer.getvalue()
+
+
+def signed(jpeg, text) -> bytes:
+    "The same picture with a comment in its header"
+    comment = str(text).encode()
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+
+
+def make_sky(path, n, seed=0, size=128):
+    "A Survey of n galaxies: the mock sky's catalog, cheap pictures; quick enough for 100,000"
+    from galaxy_cnn.mock import draw_catalog
+    from galaxy_cnn.survey import COLUMNS, write_survey
+    path, rng = Path(path), np.random.default_rng(seed)
+    catalog = draw_catalog(n, seed=seed)
+    catalog = catalog[[c for c in catalog if c in COLUMNS]]
+    pictures = [noise_jpeg(rng, size) for _ in range(min(n, DISTINCT))]
+    (path / "images").mkdir(parents=True)
+    for i, objID in enumerate(catalog["objID"]): (path / "images" / f"{objID}.jpg").write_bytes(signed(pictures[i % DISTINCT], objID))
+    return write_survey(path, catalog, {"source": "mock", "size": size, "note": "noise, not galaxies: for tests of the download"})
+
+
+@contextmanager
+def served(survey, latency=0.0, log=None):
+    "The URL of a server over a Survey, in a process of its own"
+    arguments = [sys.executable, __file__, str(survey), "--latency", str(latency)] + (["--log", str(log)] if log else [])
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    try: yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("survey")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before every answer")
+    parser.add_argument("--log", help="a file that gets one line per request")
+    arguments = parser.parse_args()
+    from galaxy_cnn.skyserver import serve
+    from galaxy_cnn.survey import read_survey
+    server = serve(read_survey(arguments.survey), latency=arguments.latency, log=arguments.log, queries=10**6)
+    print(server.url, flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__": main()

@@ -1,0 +1,255 @@
+"""The protocol, both ends: what other clients get from the local server, and what the table parser makes of anything at all."""
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import quote, urlencode
+from urllib.request import urlopen
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galaxy_cnn.skyserver import (Client, Cutout, Limiter, Manners, QueryRefused, Refusal, TableError, Tables, clean_sql, cutout_scale, format_header,
+                                  format_rows, gauntlet, get_cutout, get_table, parse_table, serve)
+from galaxy_cnn.survey import Survey, decode, read_survey
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from skies import make_sky
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory): return make_sky(tmp_path_factory.mktemp("sky") / "sky", 30)
+
+
+@pytest.fixture(scope="module")
+def server(sky):
+    with serve(sky, queries=10**6) as server: yield server
+
+
+def key_of(survey, row):
+    "The path of the stored cutout of one galaxy"
+    galaxy = survey.catalog.iloc[row]
+    return Cutout(galaxy.ra, galaxy.dec, float(cutout_scale("r90", galaxy.petroR90_r, survey.size)), survey.size).key
+
+
+# ---- other clients
+
+def test_five_lines_of_urllib_get_the_stored_bytes(sky, server):
+    for row in range(len(sky)):
+        with urlopen(f"{server.url}/{key_of(sky, row)}") as answer:
+            assert answer.headers["Content-Type"] == "image/jpeg"
+            assert answer.read() == Path(sky.image_files[row]).read_bytes()
+
+
+def test_curl_gets_the_stored_bytes_and_the_table(sky, server, tmp_path):
+    if shutil.which("curl") is None: pytest.skip("curl is not installed")
+    for row in range(5):
+        subprocess.run(["curl", "-sSf", "-o", tmp_path / "x.jpg", f"{server.url}/{key_of(sky, row)}"], check=True, timeout=20)
+        assert (tmp_path / "x.jpg").read_bytes() == Path(sky.image_files[row]).read_bytes()
+    url = f"{server.url}/dr17/SkyServerWS/SearchTools/SqlSearch"
+    out = subprocess.run(["curl", "-sSfG", "--data-urlencode", "cmd=SELECT TOP 2 objID, ra FROM Galaxy ORDER BY objID", "-d", "format=csv", url],
+                         check=True, capture_output=True, timeout=20).stdout
+    assert out.startswith(b"#Table1\nobjID,ra\n") and parse_table(out).objID.tolist() == sorted(sky.catalog.objID)[:2]
+
+
+@pytest.mark.parametrize("path", ["dr17/SkyServerWS/ImgCutout/getjpeg", "dr18/SkyserverWS/ImgCutout/getJpeg", "DR12/skyserverws/imgcutout/GETJPEG"])
+def test_paths_in_any_case_and_of_any_release(sky, server, path):
+    assert urlopen(f"{server.url}/{path}?{key_of(sky, 3).partition('?')[2]}").read() == Path(sky.image_files[3]).read_bytes()
+
+
+# ---- the server's own shapes
+
+def answer_of(url):
+    "Status, reason, body: of errors too"
+    try:
+        with urlopen(url) as r: return r.status, r.reason, r.read()
+    except HTTPError as e: return e.code, e.reason, e.read()
+
+
+def sql(server, query, **more): return answer_of(f"{server.url}/dr17/SkyServerWS/SearchTools/SqlSearch?{urlencode({'cmd': query, **more})}")
+
+
+def test_sizes_are_clamped_in_silence(sky, server):
+    path = key_of(sky, 0).replace("width=128", "width=8").replace("height=128", "height=5000")
+    assert decode(answer_of(f"{server.url}/{path}")[2]).shape == (2048, 64, 3)
+
+
+def test_outside_the_footprint_is_a_404_with_a_black_jpeg(server):
+    status, reason, body = answer_of(f"{server.url}/{Cutout(10.0, 89.5, 0.4).key}")
+    assert status == 404 and "outside the SDSS footprint" in reason
+    assert (decode(body) < 30).all(-1).mean() > 0.8
+
+
+@pytest.mark.parametrize("query", ["ra=x&dec=0", "dec=0", "ra=0&dec=91", "ra=nan&dec=0", "ra=0&dec=0&scale=x", "ra=0&dec=0&width=1.5"])
+def test_bad_parameters_are_400_json(server, query):
+    status, _, body = answer_of(f"{server.url}/dr17/SkyServerWS/ImgCutout/getjpeg?{query}")
+    assert status == 400 and json.loads(body)["ErrorType"] == "BadRequest"
+
+
+def test_json_is_the_default_and_has_bare_ids(sky, server):
+    status, _, body = sql(server, "SELECT TOP 1 objID, specObjID FROM Galaxy ORDER BY objID")
+    assert status == 200 and f'"objID": {sky.catalog.objID.min()}' in body.decode()
+
+
+@pytest.mark.parametrize(("query", "status", "words"), [
+    ("SELECT * INTO mydb.x FROM Galaxy", 500, "permission"),
+    ("SELECT TOP 5 ra FROM Galaxy ORDER BY ra OFFSET 5 ROWS", 500, "OFFSET"),
+    ("SELECT ra FROM Galaxy; DROP TABLE Galaxy", 500, "Incorrect syntax near '#'"),
+    ("SELECT ra FROM Galaxy SELECT 1", 500, "Incorrect syntax"),
+    ("SELECT colour FROM Galaxy", 500, "Invalid column name 'colour'"),
+    ("SELECT ra FROM Stars", 500, "Invalid object name 'Stars'"),
+    ("UPDATE Galaxy SET ra = 0", 200, "error: must be a select statement"),
+    ("SELECT TOP 500001 ra FROM Galaxy", 200, "error: limit is"),
+    ("SELECT " + "ra, " * 4000 + "dec FROM Galaxy", 414, "Too Long"),
+])
+def test_refusals_have_the_service_s_shapes(server, query, status, words):
+    got, _, body = sql(server, query, format="csv")
+    assert got == status and words in body.decode()
+    if status == 200: assert body.startswith(b"#Table1\nerror_message\n")
+    if status == 500: assert json.loads(body)["ErrorCode"] == 500
+
+
+def test_a_comment_ends_at_a_caret_for_the_server_and_is_gone_from_our_queries(sky, server):
+    query = "SELECT TOP 3 ra -- position^, dec\nFROM Galaxy"
+    assert sql(server, query, format="csv")[2].startswith(b"#Table1\nra,dec\n")      # the server sees a second column
+    assert "--" not in clean_sql(query) and list(get_table(Client(server.url), query).columns) == ["ra"]
+
+
+def test_the_catalog_cannot_be_changed(sky):
+    tables = Tables(sky.catalog)
+    with pytest.raises(Exception, match="readonly"): tables.base.execute("DELETE FROM catalog")
+
+
+def test_keys_beyond_2_to_the_63_are_compared_as_numbers():
+    keys = np.array([3, 2**63 - 1, 2**63, 2**64 - 1], dtype="uint64")
+    tables = Tables(pd.DataFrame({"objID": range(4), "specObjID": keys}))
+    def count(where): return tables.run(f"SELECT COUNT(*) AS n FROM SpecObj AS S WHERE {where}")[1][0][0]
+    for key in keys.tolist(): assert count(f"S.specObjID > {key}") == (keys > key).sum()
+    assert count(f"S.specObjID BETWEEN {2**63} AND {2**64 - 1}") == 2
+
+
+def test_a_survey_without_positions_is_given_some(real):
+    survey = read_survey(real / "sdss_sample")
+    with serve(survey, queries=10**6) as server:
+        assert any("synthetic position" in n for n in server.notes)
+        places = get_table(Client(server.url), "SELECT TOP 400 objID, ra, dec FROM Galaxy ORDER BY objID")
+        for objID, ra, dec in places.head(20).itertuples(index=False):
+            assert get_cutout(Client(server.url), Cutout(ra, dec, 0.4)).body == survey.image_path(objID).read_bytes()
+
+
+# ---- manners
+
+def test_the_limiter_holds_for_threads_too():
+    from concurrent.futures import ThreadPoolExecutor
+    from time import monotonic
+    limiter, starts = Limiter(5, 0.2), []
+    def work(_): limiter.wait(); starts.append(monotonic())
+    with ThreadPoolExecutor(8) as pool: list(pool.map(work, range(20)))
+    starts = np.sort(starts)
+    assert (starts[5:] - starts[:-5] >= 0.19).all()
+
+
+def test_the_user_agent_says_who_asks(sky):
+    seen = []
+    with serve(sky, faults=lambda ask, answer: seen.append(ask.headers["User-Agent"])) as server:
+        get_cutout(Client(server.url), Cutout(1, 2, 0.3))
+    assert seen[0].startswith("galaxy_cnn/") and "http" in seen[0]
+
+
+def test_a_rate_is_kept(sky):
+    from time import monotonic
+    with serve(sky) as server:
+        client, began = Client(server.url, manners=Manners(rate=50)), monotonic()
+        for _ in range(11): get_cutout(client, Cutout(1, 2, 0.3))
+    assert monotonic() - began >= 10 / 50
+
+
+# ---- properties of the table parser
+
+REAL = st.one_of(st.none(), st.just(-9999.0), st.floats(-2.0**99, 2.0**99, width=32), st.floats(-2.0**-13, 2.0**-13, width=32))
+ROW = st.tuples(st.integers(-2**63, 2**63 - 1), st.integers(0, 2**64 - 1), st.floats(0, 360), REAL, st.one_of(st.none(), st.integers(-1, 5)))
+NAMES = ["objID", "specObjID", "ra", "oh_p50", "bptclass"]
+
+
+def written(rows): return format_header(NAMES) + format_rows(NAMES, rows)
+
+
+def same(value, got, digits): return math.isnan(got) if value is None else got == np.float32(f"{value:.{digits}G}")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ROW, max_size=20))
+def test_what_is_written_is_read_back(rows):
+    table = parse_table(written(rows))
+    assert table.objID.tolist() == [r[0] for r in rows] and table.specObjID.tolist() == [r[1] for r in rows]
+    assert table.ra.tolist() == [float(f"{r[2]:.15G}") for r in rows]
+    assert all(same(r[3], got, 7) for r, got in zip(rows, table.oh_p50))
+    assert all(same(r[4] if r[4] is None else float(r[4]), float(got), 7) for r, got in zip(rows, table.bptclass))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=8), st.data())
+def test_a_table_cut_anywhere_is_refused_or_is_whole_rows(rows, data):
+    text = written(rows)
+    cut = data.draw(st.integers(0, len(text) - 1))
+    try: table = parse_table(text[:cut])
+    except TableError: return
+    assert text[:cut].endswith(b"\n") and table.objID.tolist() == [r[0] for r in rows[:len(table)]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=4), st.data())
+def test_a_table_with_one_byte_changed_never_raises_anything_else(rows, data):
+    text = bytearray(written(rows))
+    text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
+    try: parse_table(bytes(text))
+    except TableError: pass
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_anything_else_is_no_table(junk):
+    for body in (junk, b"#Table1\n" + junk, b"#Table1\nobjID,ra\n" + junk):
+        try: parse_table(body)
+        except TableError: pass
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(st.none(), st.integers(-2**63, 2**64 - 1)), min_size=1, max_size=10))
+def test_integers_of_unknown_columns_stay_exact(values):
+    if min((v for v in values if v is not None), default=0) < 0: values = [v if v is None else min(v, 2**63 - 1) for v in values]
+    table = parse_table(b"#Table1\nobjID,n\n" + b"".join(b"1,%s\n" % (b"" if v is None else str(v).encode()) for v in values))
+    assert [None if pd.isna(v) else int(v) for v in table.n.astype(object)] == values
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=60))
+def test_the_gauntlet_lets_one_select_through_or_nothing(text):
+    try: query = gauntlet(f"SELECT ra FROM Galaxy {text}")
+    except Refusal: return
+    assert ";" not in query and query.lower().count(" select ") == 0 or "(" in query
+
+
+def test_refused_queries_are_not_sent_or_not_repeated(server):
+    client = Client(server.url)
+    for query in ("DELETE FROM Galaxy", "SELECT 1; SELECT 2", "SELECT " + "ra, " * 3000 + "dec FROM Galaxy"):
+        with pytest.raises(ValueError): get_table(client, query)
+    assert client.requests == 0
+    for query in ("SELECT * INTO mydb.x FROM Galaxy", "SELECT TOP 600000 ra FROM Galaxy", "SELECT colour FROM Galaxy"):
+        with pytest.raises(QueryRefused): get_table(client, query)
+    assert client.requests == 3
+
+
+def test_the_sample_of_spirals_is_served_at_its_own_scale(real):
+    survey = read_survey(real / "sdss_spirals")
+    with serve(survey) as server:
+        galaxy = survey.catalog.iloc[100]
+        url = f"{server.url}/dr12/SkyServerWS/ImgCutout/getjpeg?ra={galaxy.ra}&dec={galaxy.dec}&scale=0.2&width=120&height=120&opt={quote('')}"
+        assert urlopen(url).read() == survey.image_path(int(galaxy.objID)).read_bytes()
+        assert isinstance(server.survey, Survey)
