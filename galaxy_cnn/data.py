@@ -223,17 +223,20 @@ def crop_pad(
     out[y:y + piece.shape[0], x:x + piece.shape[1]] = piece
     return out
 
-# %% ../nbs/04_data.ipynb #20e110fb
+# %% ../nbs/04_data.ipynb #c9da77d4
 def try_read_images(
     files,  # paths of cutouts
     size=None,  # [px] to cut or pad to; None: all must have the shape of the first readable one
     workers=8,  # threads; decoding releases the interpreter lock
+    pad=True,  # whether an image smaller than `size` may be padded; otherwise it counts as unreadable
 ) -> tuple:  # uint8 [n, H, W, 3] (zeros where unreadable), ok bool [n], messages list of str ('' where ok)
     "Read cutouts, and say of each file that could not be read why"
     files, messages, shape = list(files), [], (size, size, 3)
     def read(file):
-        try: return read_image(file), ""
+        try: image = read_image(file)
         except InputError as e: return None, str(e)
+        if pad or not size or min(image.shape[:2]) >= size: return image, ""
+        return None, f"{file} is {image.shape[1]}x{image.shape[0]} px, smaller than the {size} px that are needed."
     with ThreadPoolExecutor(workers) as pool:
         images = None
         for i, (image, message) in enumerate(tqdm(pool.map(read, files), "reading cutouts", len(files), delay=2, leave=False)):
