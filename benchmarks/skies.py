@@ -55,6 +55,13 @@ def served(survey, latency=0.0, log=None):
         process.wait()
 
 
+def since(log, position, sky):
+    "Cutouts (objIDs) and the number of queries asked for since a position in a server's log"
+    kinds = [line.split()[1:3] for line in Path(log).read_text()[position:].splitlines()]
+    ids = sky.catalog["objID"].tolist()
+    return [ids[int(i)] for kind, i in kinds if kind == "cutout"], sum(kind == "query" for kind, _ in kinds)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("survey")

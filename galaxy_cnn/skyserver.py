@@ -543,13 +543,13 @@ def synthetic_positions(
     i = np.arange(n)
     return np.round(i * 137.50776405003785 % 360, 6), np.round(np.degrees(np.arcsin(1 - (2 * i + 1) / n)), 6)
 
-# %% ../nbs/02_skyserver.ipynb #43ca8d9d
+# %% ../nbs/02_skyserver.ipynb #e0718c96
 def stored_scale(
     survey: Survey,
 ) -> np.ndarray:
     "Scale [arcsec/px] of each stored cutout [n], NaN where the Survey does not say"
-    scale = survey.info.get("scale", survey.info.get("scale_arcsec", "r90"))
-    scale = scale if scale == "r90" else float(scale)
+    scale = survey.info.get("scale", survey.info.get("scale_arcsec"))
+    scale = scale if isinstance(scale, (int, float)) else "r90"
     r90 = survey.catalog["petroR90_r"] if survey.has("petroR90_r") else np.full(len(survey), np.nan)
     return cutout_scale(scale, r90, survey.size)
 
