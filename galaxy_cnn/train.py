@@ -7,8 +7,8 @@ __all__ = ['TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 'TINY_DROPOUT
            'LARGE', 'BF16_FLAGS', 'CARD', 'HISTORY', 'CHECKPOINT', 'ARGUMENTS', 'FORMAT', 'CARD_KEYS', 'AUGMENTATION',
            'FASTAI_PREFIX', 'aligned', 'ScaledRMSE', 'Standardize', 'RandomView', 'random_turns', 'MeanMaxPool',
            'xresnet_tiny', 'head_of', 'create_model', 'Recipe', 'default_epochs', 'choose_arch', 'cpu_flags',
-           'choose_precision', 'Bfloat16', 'PlainTensors', 'seed_all', 'EpochSeed', 'WeightAverage', 'History', 'Bar',
-           'MemoryLoader', 'in_memory', 'target_scale', 'make_learner', 'RangeTest', 'find_lr', 'lr_figure',
+           'choose_precision', 'Bfloat16', 'PlainTensors', 'seed_all', 'EpochSeed', 'WeightAverage', 'History',
+           'EpochBar', 'MemoryLoader', 'in_memory', 'target_scale', 'make_learner', 'RangeTest', 'find_lr', 'lr_figure',
            'optimiser_state', 'restore_optimiser', 'Progress', 'save_checkpoint', 'load_checkpoint', 'restore',
            'Checkpoint', 'write_history', 'file_hash', 'load_weights', 'split_names', 'split_hash', 'Run', 'read_run',
            'Plan', 'usable', 'choose_device', 'settle_recipe', 'make_plan', 'same_plan', 'claim', 'sweep', 'warm_start',
@@ -346,19 +346,19 @@ class History(Callback):
                           **{f"valid_rmse_{t}": float(r) for t, r in zip(self.targets, rmse)},
                           "lr": float(self.opt.hypers[-1]["lr"]), "seconds": round(time.perf_counter() - self.start, 3)})
 
-# %% ../nbs/06_train.ipynb #1a3f5e1a
-class Bar(Callback):
+# %% ../nbs/06_train.ipynb #19def1d7
+class EpochBar(Callback):
     "One progress bar per network, with the error of the last epoch"
     order = 80
     def __init__(self, history, title, disable=False): self.history, self.title, self.disable = history, title, disable
-    def before_fit(self): self.bar = tqdm(total=self.n_epoch, desc=self.title, unit="epoch", disable=self.disable, delay=2, leave=False)
+    def before_fit(self): self.shown = tqdm(total=self.n_epoch, desc=self.title, unit="epoch", disable=self.disable, delay=2, leave=False)
 
     def after_epoch(self):
         row = self.history.rows[-1] if self.history.rows else {}
-        self.bar.set_postfix({k.removeprefix("valid_"): f"{v:.4f}" for k, v in row.items() if k.startswith("valid_rmse")}, refresh=False)
-        self.bar.update()
+        self.shown.set_postfix({k.removeprefix("valid_"): f"{v:.4f}" for k, v in row.items() if k.startswith("valid_rmse")}, refresh=False)
+        self.shown.update()
 
-    def after_fit(self): self.bar.close()
+    def after_fit(self): self.shown.close()
 
 # %% ../nbs/06_train.ipynb #273ce15c
 class MemoryLoader(DataLoader):
@@ -773,7 +773,7 @@ def settle_recipe(
     if not 2 <= recipe.bs <= n: raise InputError(f"Batches of {recipe.bs} cannot be made from {n} training galaxies: take 2 to {max(n // MIN_STEPS, 2)}.")
     return recipe
 
-# %% ../nbs/06_train.ipynb #a33d96ec
+# %% ../nbs/06_train.ipynb #6870c5d7
 def make_plan(
     survey,  # the galaxies that are used
     whole,  # the Survey that they came from
@@ -783,6 +783,7 @@ def make_plan(
     "Settle every default of `train`"
     for name, value in {"lr": lr, "bs": bs, "epochs": epochs, "size": size}.items():
         if value is not None and not value > 0: raise InputError(f"{name} must be positive, not {value}.")
+    if folds is not None and folds < 2: raise InputError(f"Cross-validation needs at least 2 folds, not {folds}.")
     device, by = choose_device(device), split_kind(survey.catalog, split_by)
     draft = Plan("", False, targets, size, 0, TUTORIAL, "", seed, device, by, folds, "", (), None)
     n = min(int((draft.split(survey.catalog, k) == "train").sum()) for k in range(folds or 1))
@@ -862,14 +863,14 @@ def make_network(survey, plan: Plan, k, start=None):
     if start: warm_start(model, start, k, plan.targets)
     return dls, model
 
-# %% ../nbs/06_train.ipynb #09a07855
+# %% ../nbs/06_train.ipynb #a472b505
 def fit_network(survey, out, plan: Plan, progress: Progress, tensors=None, start=None, quiet=False):
     "Train one network, or the rest of it, and write its weights"
     k, networks = progress.network, plan.folds or 1
     dls, model = make_network(survey, plan, k, start)
     history = History(progress.rows, plan.targets, k)
     title = plan.arch if networks == 1 else f"{plan.arch} {k + 1}/{networks}"
-    learn = make_learner(dls, model, plan.recipe, plan.precision, [EpochSeed(plan.seed, k), history, Bar(history, title, quiet), Checkpoint(out, progress)])
+    learn = make_learner(dls, model, plan.recipe, plan.precision, [EpochSeed(plan.seed, k), history, EpochBar(history, title, quiet), Checkpoint(out, progress)])
     if tensors: restore(learn, progress, tensors)
     learn.fit_one_cycle(plan.epochs, plan.recipe.lr, start_epoch=progress.epoch)
     file = f"models/{k}.safetensors"

@@ -1,0 +1,299 @@
+"Training: the loss's shapes, exact resume after SIGKILL, determinism, what shuffled labels score, and what is refused"
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from galaxy_cnn import train as chapter
+from galaxy_cnn.survey import MISSING, Incomplete, InputError, Survey, read_json, read_survey, write_json, write_survey
+from galaxy_cnn.train import ScaledRMSE, create_model, read_run, train
+
+SMALL = dict(arch="xresnet_tiny", epochs=5, bs=16, precision="fp32", device="cpu", quiet=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="module")
+def run(mock_survey, tmp_path_factory):
+    return train(mock_survey, tmp_path_factory.mktemp("runs") / "run", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    "The least that a run can be interrupted on"
+    from galaxy_cnn.mock import make_mock
+    return make_mock(tmp_path_factory.mktemp("sky") / "few", n=96, seed=2, workers=1)
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    "A copy of a Run, to be damaged"
+    shutil.copytree(run.path, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def largest_difference(run, other):
+    "Largest difference between the weights of two Runs"
+    pairs = [(load_file(a), load_file(b)) for a, b in zip(sorted(run.glob("models/*")), sorted(other.glob("models/*")), strict=True)]
+    return max(float((a[k] - b[k]).abs().max()) for a, b in pairs for k in a)
+
+
+# The loss
+
+@pytest.mark.parametrize("pred, y", [((8,), (8,)), ((8, 1), (1, 8)), ((8, 1), (8, 2)), ((1, 1), (8,)), ((8, 2), (8,)), ((8, 2), (2, 8)), ((8, 1, 1), (8,))])
+def test_the_loss_refuses_shapes_that_would_broadcast(pred, y):
+    with pytest.raises(ValueError, match="do not pair off"):
+        ScaledRMSE()(torch.zeros(pred), torch.zeros(y))
+
+
+def test_one_target_may_come_without_its_second_axis():
+    pred, y = torch.randn(8, 1), torch.randn(8)
+    assert ScaledRMSE([0.2])(pred, y) == ScaledRMSE([0.2])(pred, y[:, None]) == (pred[:, 0] - y).square().mean().sqrt() / 0.2
+
+
+# Resume
+
+CHILD = textwrap.dedent("""
+    import os, signal, sys
+    import torch
+    from galaxy_cnn import train as chapter
+    torch.set_num_threads(2)
+    survey, out, options, where, count = sys.argv[1], sys.argv[2], eval(sys.argv[3]), sys.argv[4], int(sys.argv[5])
+    calls = 0
+
+    def counted(function, before=False):
+        "Kill this process at the given call"
+        def wrapper(*args, **kwargs):
+            global calls
+            calls += 1
+            if before and calls == count: os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*args, **kwargs)
+            if where == "write" and calls == count: os.truncate(args[1], os.path.getsize(args[1]) // 2)
+            if calls == count: os.kill(os.getpid(), signal.SIGKILL)
+            return result
+        return wrapper
+
+    if where == "write": chapter.save_file = counted(chapter.save_file)  # half of a checkpoint is on disk
+    if where == "step": chapter.History.after_batch = counted(chapter.History.after_batch)
+    if where == "history": chapter.write_history = counted(chapter.write_history, before=True)  # checkpoint written, history.csv not
+    if where == "card": chapter.write_card = counted(chapter.write_card, before=True)
+    chapter.train(survey, out, **options)
+""")
+
+
+@pytest.mark.parametrize("opt, folds, kills", [
+    ("adam", None, [("step", 20), ("write", 2)]),
+    ("ranger", 2, [("write", 6), ("history", 1)]),
+])
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(few, tmp_path, opt, folds, kills):
+    options = SMALL | dict(opt=opt, folds=folds, split_by="random", bs=6, epochs=4)
+    whole = train(few, tmp_path / "whole", **options)
+    for i, (where, count) in enumerate(kills):
+        arguments = [str(few.path), str(tmp_path / "killed"), repr(options | dict(resume=i > 0)), where, str(count)]
+        child = subprocess.run([sys.executable, "-W", "ignore", "-c", CHILD, *arguments], env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True)
+        assert child.returncode == -signal.SIGKILL, child.stderr
+        with pytest.raises(InputError, match="unfinished Run"): read_run(tmp_path / "killed")
+    resumed = train(few, tmp_path / "killed", resume=True, **options)
+    assert largest_difference(whole.path, resumed.path) <= 1e-6
+    pd.testing.assert_frame_equal(whole.history().drop(columns="seconds"), resumed.history().drop(columns="seconds"), atol=1e-6)
+    assert {p.name for p in resumed.path.rglob("*")} == {p.name for p in whole.path.rglob("*")}  # nothing half written is left
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_tutorials_loader_resumes_exactly(few, tmp_path, monkeypatch, capsys):
+    options = dict(arch="xresnet9", size=32, epochs=3, bs=8, split_by="random", precision="fp32", device="cpu", quiet=True)
+    whole = train(few, tmp_path / "whole", **options)
+    write = chapter.write_history
+    def interrupted(out, rows):
+        write(out, rows)
+        if len(rows) == 2: raise KeyboardInterrupt
+    monkeypatch.setattr(chapter, "write_history", interrupted)
+    with pytest.raises(Incomplete, match="same command with --resume"): train(few, tmp_path / "stopped", **options)
+    monkeypatch.setattr(chapter, "write_history", write)
+    with pytest.raises(InputError, match="unfinished Run: go on with --resume"): train(few, tmp_path / "stopped", **options)
+    with pytest.raises(InputError, match="lr was 0.01, now 0.02"): train(few, tmp_path / "stopped", resume=True, lr=0.02, **options)
+    other = Survey(few.path, few.catalog.assign(oh_p50=few.catalog["oh_p50"] + 0.1), few.info)
+    with pytest.raises(InputError, match="fingerprint was"): train(other, tmp_path / "stopped", resume=True, **options)
+    resumed = train(few, tmp_path / "stopped", resume=True, **options | dict(quiet=False))
+    assert "Going on with network 0 after 2 of 3 epochs" in capsys.readouterr().out
+    assert largest_difference(whole.path, resumed.path) <= 1e-6
+    train(few, tmp_path / "stopped", resume=True, **options | dict(quiet=False))
+    assert "nothing to resume" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_named(mock_survey, tmp_path, monkeypatch):
+    monkeypatch.setattr(chapter, "write_card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(Incomplete): train(mock_survey, tmp_path / "run", **SMALL | dict(epochs=1))
+    (tmp_path / "run" / chapter.CHECKPOINT).write_bytes(b"nothing")
+    with pytest.raises(InputError, match="not a checkpoint that can be continued"): train(mock_survey, tmp_path / "run", resume=True, **SMALL | dict(epochs=1))
+
+
+# What a training must and must not learn
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(mock_survey, run, tmp_path):
+    again, other = (train(mock_survey, tmp_path / str(seed), seed=seed, **SMALL) for seed in (0, 1))
+    assert largest_difference(run.path, again.path) <= 1e-6
+    pd.testing.assert_frame_equal(run.history().drop(columns="seconds"), again.history().drop(columns="seconds"), atol=1e-6)
+    assert largest_difference(run.path, other.path) > 1e-3 and not run.split.equals(other.split)
+
+
+def test_shuffled_labels_score_like_predicting_the_mean(mock_survey, tmp_path):
+    labels = np.random.default_rng(0).permutation(mock_survey.catalog["oh_p50"].to_numpy())
+    shuffled = Survey(mock_survey.path, mock_survey.catalog.assign(oh_p50=labels), mock_survey.info)
+    shuffled.catalog.to_csv(tmp_path / "catalog.csv", index=False)
+    (tmp_path / "images").symlink_to(mock_survey.path / "images")
+    options = SMALL | dict(epochs=12, folds=2)
+    learned = {}
+    for name, survey in {"true": mock_survey, "shuffled": read_survey(tmp_path)}.items():
+        trained = train(survey, tmp_path / "runs" / name, **options)
+        y, fold = survey.target("metallicity"), trained.split.str[-1].to_numpy()
+        of_the_mean = np.sqrt(np.mean([np.mean((y[fold == k] - y[(fold != k)].mean()) ** 2) for k in "01"]))
+        learned[name] = trained.card["headline"]["valid_rmse_metallicity"] / of_the_mean
+    assert learned["true"] < 0.85 and 0.95 < learned["shuffled"] < 1.15, learned
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_what_was_there(mock_survey, tmp_path, monkeypatch):
+    forward = ScaledRMSE.forward
+    calls = []
+    monkeypatch.setattr(ScaledRMSE, "forward", lambda self, pred, y: forward(self, pred, y) * (float("nan") if len(calls) > 18 else 1) + 0 * (calls.append(1) or 0))
+    with pytest.raises(Incomplete, match="^The loss is nan in epoch [12] .*lower learning rate.* The epochs completed are kept"):
+        train(mock_survey, tmp_path / "run", **SMALL)
+    assert (tmp_path / "run" / chapter.CHECKPOINT).is_file()
+
+
+@pytest.mark.skipif(not chapter.cpu_flags() & chapter.BF16_FLAGS, reason="this CPU has no bfloat16 in hardware")
+def test_bf16_is_recorded_and_agrees_with_fp32(mock_survey, run, tmp_path):
+    half = train(mock_survey, tmp_path / "half", **SMALL | dict(precision="auto"))
+    assert half.card["precision"] == "bf16" and run.card["precision"] == "fp32"
+    errors = [r.card["headline"]["valid_rmse_metallicity"] for r in (half, run)]
+    assert errors[0] != errors[1] and abs(errors[0] - errors[1]) < 0.02
+
+
+# Input that is refused
+
+def test_bad_galaxies_are_listed_or_left_out(mock_survey, tmp_path):
+    survey = Survey(tmp_path / "sky", mock_survey.catalog.copy(), {})
+    shutil.copytree(mock_survey.path / "images", survey.path / "images")
+    survey.catalog.loc[3, "oh_p50"] = MISSING
+    files = survey.image_files
+    os.truncate(files[5], 300)
+    os.remove(files[7])
+    write_survey(survey.path, survey.catalog, {})
+    with pytest.raises(InputError, match=r"3 problems; 1 x missing target, 1 x unreadable image, 1 x missing image: objID \d+ has oh_p50 = -9999"):
+        train(survey.path, tmp_path / "run", **SMALL | dict(epochs=1))
+    assert not (tmp_path / "run").exists()
+    run = train(survey.path, tmp_path / "run", drop_bad=True, **SMALL | dict(epochs=1))
+    assert sorted(run.card["survey"]["dropped"]) == sorted(survey.catalog["objID"][[3, 5, 7]].tolist())
+    assert len(run.survey()) == run.card["survey"]["n"] - 3 == 237
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(arch="vgg"), "there are xresnet_tiny, xresnet9"),
+    (dict(opt="sgd"), "there are ranger, adam"),
+    (dict(bs=1000), r"Batches of 1000 cannot be made from \d+ training galaxies"),
+    (dict(bs=1), "Batches of 1 cannot"),
+    (dict(epochs=-1), "epochs must be positive, not -1"),
+    (dict(lr=float("nan")), "lr must be positive, not nan"),
+    (dict(folds=1), "at least 2 folds"),
+    (dict(precision="fp8"), "fp32, bf16 or fp16, not 'fp8'"),
+    (dict(precision="fp16"), "fp16 needs a CUDA GPU"),
+    (dict(device="quantum"), "'quantum' cannot be used"),
+    (dict(split_by="name"), "not 'name'"),
+    (dict(targets=("colour",)), "targets that it has: metallicity"),
+    (dict(targets=("metallicity", "metallicity")), "different names"),
+    (dict(targets=()), "at least one"),
+])
+def test_options_that_cannot_be(mock_survey, tmp_path, options, message):
+    with pytest.raises(InputError, match=message): train(mock_survey, tmp_path / "run", **SMALL | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_surveys_that_cannot_be_trained_on(mock_survey, tmp_path):
+    with pytest.raises(InputError, match="training galaxies are too few"): train(mock_survey.select(np.arange(240) < 20), tmp_path / "few", split_by="random", quiet=True)
+    flat = Survey(mock_survey.path, mock_survey.catalog.assign(oh_p50=9.0), mock_survey.info)
+    with pytest.raises(InputError, match="have the same metallicity"): train(flat, tmp_path / "flat", **SMALL)
+    with pytest.raises(FileNotFoundError, match="There is no Survey at"): train(tmp_path / "nowhere", tmp_path / "run")
+
+
+def test_a_folder_that_is_not_ours(mock_survey, run, tmp_path):
+    with pytest.raises(InputError, match="already holds a Run"): train(mock_survey, run.path, **SMALL)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not a Run: give another --out"): train(mock_survey, tmp_path, **SMALL)
+    with pytest.raises(InputError, match="notes.txt/run cannot be written"): train(mock_survey, tmp_path / "notes.txt" / "run", **SMALL)
+
+
+# Runs that are refused
+
+def set_card(path, **values): write_json(path / "model.json", read_json(path / "model.json") | values)
+
+
+def swap_weights(path, **values):
+    file = path / "models/0.safetensors"
+    save_file(create_model(**values).state_dict(), file)
+
+
+FAULTS = {
+    "no card": (lambda p: (p / "model.json").unlink(), "holds no Run"),
+    "card is not JSON": (lambda p: (p / "model.json").write_text("{"), "not valid JSON"),
+    "card is a list": (lambda p: (p / "model.json").write_text("[]"), "not the card of a Run"),
+    "card without targets": (lambda p: write_json(p / "model.json", {k: v for k, v in read_json(p / "model.json").items() if k != "targets"}), "lacks targets"),
+    "card of the future": (lambda p: set_card(p, format=9), "has format 9"),
+    "card of another architecture": (lambda p: set_card(p, arch="xresnet18"), "does not hold the weights of xresnet18"),
+    "card of an unknown architecture": (lambda p: set_card(p, arch="vgg"), "no architecture 'vgg'"),
+    "card of other targets": (lambda p: set_card(p, targets=["metallicity", "log_mass"]), "for metallicity, log_mass"),
+    "weights missing": (lambda p: (p / "models/0.safetensors").unlink(), "0.safetensors is missing"),
+    "weights empty": (lambda p: (p / "models/0.safetensors").write_bytes(b""), "not a readable safetensors"),
+    "weights truncated": (lambda p: os.truncate(p / "models/0.safetensors", 50_000), "not a readable safetensors"),
+    "weights with a flipped bit": (lambda p: flip(p / "models/0.safetensors"), "SHA-256"),
+    "weights of another network": (lambda p: swap_weights(p, arch="xresnet9"), "does not hold the weights of xresnet_tiny"),
+    "weights of another run": (lambda p: swap_weights(p, arch="xresnet_tiny"), "SHA-256"),
+}
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 64
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_damaged_runs(copy, fault):
+    damage, message = FAULTS[fault]
+    damage(copy)
+    with pytest.raises(InputError, match=message) as error: read_run(copy)
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+def test_a_run_knows_its_survey(run, mock_survey, tmp_path):
+    assert run.survey().fingerprint == mock_survey.fingerprint
+    assert set(run.split.index) == set(mock_survey.catalog["objID"])
+    shutil.copytree(mock_survey.path, tmp_path / "moved")
+    assert run.survey(tmp_path / "moved").catalog.equals(mock_survey.catalog)
+    os.remove(sorted((tmp_path / "moved/images").iterdir())[0])
+    with pytest.raises(InputError, match="is not the Survey that"): run.survey(tmp_path / "moved")
+    with pytest.raises(InputError, match="no longer at .*nowhere: say where it is with --survey"): run.survey(tmp_path / "nowhere")
+
+
+def test_nothing_pickled_is_written(run):
+    assert {p.suffix for p in run.path.rglob("*") if p.is_file()} == {".safetensors", ".json", ".csv"}
+    assert all(json.loads(p.read_text()) for p in run.path.rglob("*.json"))
+
+
+# The real sky
+
+def test_real_galaxies_teach_the_small_network_something(real, tmp_path):
+    run = train(real / "sdss_sample", tmp_path / "run", epochs=20, quiet=True)
+    assert run.card["arch"] == "xresnet_tiny" and run.card["split"]["by"] == "random"
+    scatter = np.std(run.survey().target("metallicity")[run.split == "valid"])
+    assert run.card["headline"]["valid_rmse_metallicity"] < 0.75 * scatter
