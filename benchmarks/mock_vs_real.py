@@ -112,7 +112,8 @@ def tell_apart(real, mock):
     return {k: roc_auc_score(y, cross_val_predict(m, x, y, cv=folds, method="predict_proba")[:, 1]) for k, m in models.items()}
 
 
-def main(mock_path=None, out=None, quiet=False):
+def main(mock_path=None, out=None):
+    "Measure both skies, print and write the table"
     real = read_survey(Path(os.environ["GALAXY_CNN_REAL"]) / "sdss_sample")
     with tempfile.TemporaryDirectory() as tmp:
         mock = read_survey(mock_path) if mock_path else make_mock(Path(tmp) / "mock", n=1000, seed=1, workers=2)
@@ -124,7 +125,6 @@ def main(mock_path=None, out=None, quiet=False):
     if out:
         auc_rows = pd.DataFrame({"statistic": [f"auc_{k}" for k in auc], "mock_mean": auc.values()})
         pd.concat([t, auc_rows]).assign(n_real=len(real), n_mock=len(mock)).round(4).to_csv(out, index=False)
-    return a, b, t
 
 
 if __name__ == "__main__":

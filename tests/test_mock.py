@@ -1,0 +1,188 @@
+"""The mock sky: what the notebook does not show - bytes, faults, extremes, distributions"""
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord, search_around_sky
+
+from galaxy_cnn import mock
+from galaxy_cnn.survey import COLUMNS, TARGETS, TRUTH, InputError, decode, read_survey, validate
+
+
+@pytest.fixture(scope="module")
+def catalog(): return mock.draw_catalog(20_000, seed=3)
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory): return mock.make_mock(tmp_path_factory.mktemp("mock") / "sky", n=60, seed=5, workers=1)
+
+
+def digest(survey):
+    "Hash of every file of a survey that must not depend on how it was made"
+    files = sorted((survey.path / "images").iterdir()) + [survey.path / "catalog.parquet"]
+    return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest()
+
+
+def test_same_bytes_whatever_the_number_of_processes(survey, tmp_path):
+    assert digest(mock.make_mock(tmp_path / "two", n=60, seed=5, workers=2)) == digest(survey)
+
+
+def test_a_small_sky_is_the_beginning_of_a_large_one(survey, tmp_path):
+    small = mock.make_mock(tmp_path / "small", n=7, seed=5, workers=1)
+    assert small.catalog.equals(survey.catalog.head(7))
+    assert all(small.image_path(i).read_bytes() == survey.image_path(i).read_bytes() for i in small.catalog.objID)
+
+
+def test_another_seed_is_another_sky(catalog):
+    other = mock.draw_catalog(100, seed=4)
+    assert not set(other.objID) & set(catalog.objID)
+    assert not np.allclose(other.oh_true, catalog.oh_true.head(100))
+
+
+def test_schema(catalog):
+    assert {c: str(catalog[c].dtype) for c in COLUMNS} == {c: COLUMNS[c].dtype for c in COLUMNS}
+    assert set(TRUTH.values()) <= set(catalog) and not catalog.isna().any().any()
+    assert catalog.objID.is_unique and catalog.specObjID.is_unique
+    assert catalog.objID.astype(str).str.len().eq(19).all()
+    truths = ["av_true", "bt_true", "axis_ratio_true", "re_true"]   # beside SDSS's columns, what pretraining learns
+    assert set(truths) <= set(catalog) and catalog.bt_true.between(0, 1).all() and catalog.axis_ratio_true.between(0, 1).all()
+
+
+def test_selection(catalog):
+    assert (catalog.z > 0.02).all() and catalog.petroMag_r.between(10, 18).all() and catalog.zErr.between(0, 0.01, inclusive="neither").all()
+    assert (catalog.modelMag_u - catalog.modelMag_r).between(0, 6).all()
+    assert all(catalog[f"modelMag_{b}"].between(10, 25).all() for b in "ugriz")
+    far = catalog.z > 0.1
+    assert catalog.lgm_true[far].mean() > catalog.lgm_true[~far].mean() + 0.3   # Malmquist
+
+
+def test_distributions(catalog):
+    assert catalog.lgm_true.mean() == pytest.approx(10.01, abs=0.03) and catalog.lgm_true.std() == pytest.approx(0.56, abs=0.03)
+    assert np.percentile(catalog.lgm_true, [25, 50, 75]) == pytest.approx([9.65, 10.06, 10.42], abs=0.03)
+    assert catalog.oh_p50.mean() == pytest.approx(8.9065, abs=0.02) and catalog.oh_p50.std() == pytest.approx(0.1986, abs=0.02)
+    assert np.percentile(catalog.oh_p50, [25, 50, 75]) == pytest.approx([8.8088, 8.9556, 9.0537], abs=0.025)
+    assert catalog.petroMag_r.mean() == pytest.approx(17.11, abs=0.15)
+    assert np.median(catalog.petroR90_r) == pytest.approx(4.2, abs=0.4)
+
+
+def test_metallicity_scatter_is_tied_to_star_formation(catalog):
+    residual = catalog.oh_true - mock.mass_metallicity(catalog.lgm_true)
+    assert residual.std() == pytest.approx(0.10, abs=0.01)
+    massive = catalog.lgm_true > 10.3
+    assert residual[massive].std() < residual[~massive].std()
+    excess = catalog.sfr_true - mock.main_sequence(catalog.lgm_true)
+    assert excess.corr(residual) < -0.2
+
+
+def test_labels_are_wrong_by_as_much_as_they_say(catalog):
+    pull = (catalog.oh_p50 - catalog.oh_true) / ((catalog.oh_p84 - catalog.oh_p16) / 2)
+    assert pull.mean() == pytest.approx(0, abs=0.02) and pull.std() == pytest.approx(1, abs=0.02)
+    assert mock.label_noise(catalog) == pytest.approx(0.045, abs=0.01)
+    assert mock.label_noise(catalog, "log_mass") == pytest.approx(mock.MASS_SIGMA, rel=0.03)
+    assert (catalog.oh_p2p5 < catalog.oh_p16).all() and (catalog.oh_p84 < catalog.oh_p97p5).all()
+
+
+def test_lines_agree_with_metallicity_and_star_formation(catalog):
+    bright = catalog[(catalog.bptclass == 1)]
+    n2 = np.log10(bright.nii_6584_flux / bright.h_alpha_flux)
+    assert n2.corr(bright.oh_true, method="spearman") > 0.9
+    balmer = bright.h_alpha_flux / bright.h_beta_flux
+    assert balmer.median() > mock.CASE_B and balmer.corr(bright.av_true, method="spearman") > 0.7
+    assert catalog.d4000.corr(catalog.sfr_true - catalog.lgm_true) < -0.7
+
+
+def test_neighbours_beyond_chance(catalog):
+    sky = SkyCoord(catalog.ra, catalog.dec, unit="deg")
+    i, j, _, _ = search_around_sky(sky, sky, 30 * u.arcsec)
+    pairs = (i < j).sum()
+    by_chance = len(catalog) ** 2 / 2 * np.pi * (30 / 3600) ** 2 / 8000   # footprint of some 8000 square degrees
+    assert pairs > 20 and pairs > 5 * by_chance
+    together = np.abs(catalog.z.to_numpy()[i] - catalog.z.to_numpy()[j])[i < j]
+    assert np.median(together) < 0.005   # groups share a redshift
+
+
+def test_footprint(catalog):
+    assert catalog.ra.between(0, 360).all() and catalog.dec.between(-12, 75).all()
+    assert (catalog.ra.between(100, 270)).mean() == pytest.approx(0.875, abs=0.03)
+
+
+def test_survey_is_valid(survey):
+    assert survey.is_mock and survey.size == 128 and validate(survey, targets=TARGETS) == []
+    assert survey.info["mock_version"] == mock.MOCK_VERSION and survey.info["n"] == 60
+    assert survey.info["label_noise_dex"]["metallicity"] == pytest.approx(mock.label_noise(survey.catalog), abs=1e-4)
+
+
+def test_cutouts_are_compressed_like_real_ones(survey):
+    from PIL import Image, JpegImagePlugin
+    with Image.open(survey.image_files[0]) as image:
+        assert image.quantization[0][:8] == [3, 2, 2, 3, 4, 6, 8, 10] and JpegImagePlugin.get_sampling(image) == 2
+    sizes = [len(survey.image_path(i).read_bytes()) for i in survey.catalog.objID]
+    assert 1500 < np.mean(sizes) < 2300
+
+
+def test_galaxies_look_their_colour(survey):
+    images = np.stack([decode(f) for f in survey.image_files]).astype(float)
+    centre = images[:, 56:74, 56:74].mean((1, 2))
+    red = np.log(centre[:, 0] / centre[:, 2])
+    assert pd.Series(red).corr(survey.catalog.modelMag_g - survey.catalog.modelMag_i, method="spearman") > 0.8
+    assert (centre.mean(1) > 3 * images[:, :10].mean((1, 2, 3))).mean() > 0.9   # a galaxy in the middle, dark sky at the edge
+
+
+@pytest.mark.parametrize("field, coarse", [(8, 1), (100, 1), (110, 2), (260, 4)])
+def test_wide_fields_come_from_coarser_frames(field, coarse):
+    stamp = mock.Stamp(field, np.random.default_rng(0))
+    assert stamp.coarse == coarse and stamp.n < 300
+
+
+def test_extreme_galaxies_can_be_drawn(catalog):
+    for column in ("petroR90_r", "axis_ratio_true", "re_true", "bt_true", "clumps_true", "mag_r_true"):
+        order = catalog[column].to_numpy().argsort()
+        for row in catalog.iloc[[order[0], order[-1]]].to_dict("records"):
+            assert mock.draw_cutout(row, seed=3).max() > 30
+
+
+def test_total_flux_is_the_catalogs(catalog):
+    row = catalog[(catalog.petroR90_r > 4) & (catalog.petroR90_r < 6)].to_dict("records")[0]
+    rng = np.random.default_rng(0)
+    stamp = mock.Stamp(mock.FIELD_R90 * row["petroR90_r"], rng)
+    total = sum(f * t[0, 0].real for t, f in mock._parts(row, stamp, rng))
+    assert total == pytest.approx(mock.flux([row[f"mag_{b}_true"] for b in "irg"]), rel=0.05)
+
+
+def test_asking_again_returns_what_is_there(survey):
+    before = [f.stat().st_mtime_ns for f in survey.path.glob("images/*")]
+    again = mock.make_mock(survey.path, n=60, seed=5)
+    assert [f.stat().st_mtime_ns for f in again.path.glob("images/*")] == before
+    with pytest.raises(InputError, match="already holds"): mock.make_mock(survey.path, n=60, seed=6)
+
+
+def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_): raise RuntimeError("the disk is full")
+    monkeypatch.setattr(mock, "write_survey", fail)
+    with pytest.raises(RuntimeError): mock.make_mock(tmp_path / "sky", n=2, workers=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_leaves_no_survey(tmp_path):
+    code = "import os, sys; from galaxy_cnn import mock; mock.write_survey = lambda *a: os.kill(os.getpid(), 9); mock.make_mock(sys.argv[1], n=2, workers=1)"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "sky")], capture_output=True).returncode == -9
+    assert not (tmp_path / "sky").exists()
+    assert len(mock.make_mock(tmp_path / "sky", n=2, workers=1)) == 2
+
+
+@pytest.mark.parametrize("arguments, message", [(dict(n=0), "n is 0"), (dict(n=5, seed=-1), "seed is -1"), (dict(n=5, seed=5000), "seed is 5000"),
+                                                (dict(n=5, size=4), "size is 4")])
+def test_wrong_arguments(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message): mock.make_mock(tmp_path / "sky", **arguments)
+
+
+def test_a_row_whose_id_went_through_a_float(catalog):
+    with pytest.raises(ValueError, match="to_dict"): mock.draw_cutout(catalog[["objID", "z"]].astype(float).iloc[0], seed=3)
+
+
+def test_survey_on_disk_reads_back(survey):
+    assert read_survey(survey.path).fingerprint == survey.fingerprint
