@@ -10,7 +10,7 @@ __all__ = ['FINAL', 'NOTHING_THERE', 'DAMAGED', 'SUPERSEDED', 'SCHEMA', 'PUT', '
            'fetch_cutouts', 'write_sums', 'read_sums', 'finish', 'download', 'run', 'clean', 'Finding', 'Verification',
            'Files', 'read_files', 'inspect', 'heal', 'verify']
 
-# %% ../nbs/03_download.ipynb #418341fb
+# %% ../nbs/03_download.ipynb #01dc94e7
 import hashlib
 import json
 import os
@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from .skyserver import (OUTCOMES, PAPER_CUTS, RELEASE, SKYSERVER, Client, Cutout, Manners, ServerFault, check_cutout, check_image,
-                                  count_query, cutout_scale, get_cutout, get_table, part_query)
+                                  cutout_scale, get_count, get_cutout, get_table, part_query)
 from .survey import CUTOUT_SIZE, InputError, Survey, atomic_path, content_hash, read_catalog, read_json, write_survey
 
 # %% ../nbs/03_download.ipynb #b547fc6f
@@ -231,7 +231,7 @@ def _write_part(out, record, number, after, table):
     with atomic_path(out / "catalog_parts" / file) as tmp: pq.write_table(arrow, tmp)
     put_part(record, Part(number, after, len(table), file, sha256_file(out / "catalog_parts" / file), now()))
 
-# %% ../nbs/03_download.ipynb #07378a26
+# %% ../nbs/03_download.ipynb #4422b0af
 def fetch_catalog(
     out: Path,  # the Survey's folder
     record: Record,
@@ -242,7 +242,7 @@ def fetch_catalog(
     settings = get_settings(record)
     if settings["catalog"] is not None: return _check_own_parts(out, record)
     if settings.get("total") is None:
-        settings["total"] = int(get_table(client, count_query(settings["cuts"])).n[0])
+        settings["total"] = get_count(client, settings["cuts"])
         set_settings(record, total=settings["total"])
     wanted = min(settings["total"], settings["n"] or settings["total"])
     parts = get_parts(record)

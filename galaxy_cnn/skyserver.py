@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SKYSERVER', 'RELEASE', 'SIZES', 'SCALES', 'OUTCOMES', 'USER_AGENT', 'TABLE', 'NO_ROWS', 'BLACK', 'FOOTPRINT', 'BLOCK',
-           'LONGEST_URL', 'MAX_ROWS', 'NEVER', 'THROTTLED', 'TABLES', 'FROM', 'PAPER_CUTS', 'MATCH', 'CLAMPED',
-           'SAME_SCALE', 'KEYED', 'BETWEEN', 'PATHS', 'Cutout', 'check_cutout', 'cutout_scale', 'Outcome', 'Manners',
-           'backoff', 'retry_after', 'Limiter', 'TableError', 'Refusal', 'parse_table', 'format_rows', 'format_header',
-           'check_image', 'text_tile', 'Reply', 'judge_cutout', 'Client', 'Picture', 'get_cutout', 'QueryRefused',
-           'ServerFault', 'clean_sql', 'get_table', 'has_top', 'table_columns', 'catalog_columns', 'count_query',
-           'part_query', 'synthetic_positions', 'stored_scale', 'Answer', 'Ask', 'html_page', 'Pictures',
-           'load_catalog', 'gauntlet', 'to_sqlite', 'Tables', 'LocalSkyServer', 'serve']
+           'MINUTE', 'LONGEST_URL', 'MAX_ROWS', 'NEVER', 'THROTTLED', 'TABLES', 'FROM', 'PAPER_CUTS', 'MATCH',
+           'CLAMPED', 'SAME_SCALE', 'KEYED', 'BETWEEN', 'PATHS', 'Cutout', 'check_cutout', 'cutout_scale', 'Outcome',
+           'Manners', 'backoff', 'retry_after', 'Limiter', 'TableError', 'Refusal', 'parse_table', 'format_rows',
+           'format_header', 'check_image', 'text_tile', 'Reply', 'judge_cutout', 'Client', 'Picture', 'get_cutout',
+           'QueryRefused', 'ServerFault', 'clean_sql', 'get_table', 'has_top', 'table_columns', 'catalog_columns',
+           'count_query', 'get_count', 'part_query', 'synthetic_positions', 'stored_scale', 'Answer', 'Ask',
+           'html_page', 'Pictures', 'load_catalog', 'gauntlet', 'to_sqlite', 'Tables', 'LocalSkyServer', 'serve']
 
 # %% ../nbs/02_skyserver.ipynb #5f4ac73b
 import json
@@ -391,21 +391,24 @@ def _words(error):
     "An exception in one line"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
-# %% ../nbs/02_skyserver.ipynb #8f60bd00
+# %% ../nbs/02_skyserver.ipynb #4c271ae0
 def _wait_turn(client, limiter):
     "Wait for the limiter, then for a pause that the server asked for"
     if limiter is not None: limiter.wait()
     while (left := client._held - client.clock()) > 0 and not client.stopped.is_set(): client.sleep(left)
 
-def _pause(client, reply, failures):
+MINUTE = 60.0  # [s] after which a throttled client may query again
+
+def _pause(client, reply, outcome, failures):
     "Wait before the next try: as long as the server asks, or ever longer"
     asked = retry_after(reply.headers.get("Retry-After"))
+    if asked is None and outcome == "throttled" and reply.status == 200: asked = MINUTE  # the refusal in a table names no time
     if asked is not None:
         until = client.clock() + min(asked, client.manners.longest)
         with client._lock: client._held = max(client._held, until)
     else: client.sleep(backoff(failures, client.manners, client.rng))
 
-# %% ../nbs/02_skyserver.ipynb #ecd92772
+# %% ../nbs/02_skyserver.ipynb #5184e13f
 def _ask(client, key, judge, limiter, deadline):
     "Ask until the outcome is believed: (outcome, detail, reply, tries)"
     for tries in range(1, client.manners.tries + 1):
@@ -414,7 +417,7 @@ def _ask(client, key, judge, limiter, deadline):
         reply = _send(client, key, deadline)
         outcome, detail = judge(reply)
         if reply.hopeless or tries >= (OUTCOMES[outcome].tries or client.manners.tries): break
-        _pause(client, reply, tries)
+        _pause(client, reply, outcome, tries)
     return outcome, detail, reply, tries
 
 # %% ../nbs/02_skyserver.ipynb #2e782709
@@ -507,7 +510,7 @@ PAPER_CUTS = (  # Wu & Boada 2019, section 2
     + " AND ".join(f"G.modelMag_{b} > 10 AND G.modelMag_{b} < 25" for b in "ugriz")
     + " AND S.rChi2 < 2 AND S.zErr > 0 AND S.zErr < 0.01 AND S.z > 0.02 AND E.oh_p50 <> -9999")
 
-# %% ../nbs/02_skyserver.ipynb #a404d2d1
+# %% ../nbs/02_skyserver.ipynb #9244aee1
 def table_columns(
     table: str,  # one of TABLES
 ) -> list:
@@ -519,6 +522,11 @@ def catalog_columns() -> str:
     return ", ".join(f"{alias}.{c}" for t, (alias, _) in TABLES.items() for c in table_columns(t))
 
 def count_query(cuts, after=0) -> str: return f"SELECT COUNT(*) AS n {FROM} WHERE {_where(cuts, after)}"
+
+def get_count(client, cuts) -> int:
+    "How many rows the cuts leave"
+    table = get_table(client, count_query(cuts))
+    return int(table["n"].iloc[0]) if len(table) else 0
 
 def part_query(cuts, after, rows) -> str:
     return f"SELECT TOP {rows} {catalog_columns()} {FROM} WHERE {_where(cuts, after)} ORDER BY S.specObjID"
@@ -638,7 +646,7 @@ def _bytes(file):
         with open(file, "rb") as f: return f.read()
     except OSError: return b""
 
-# %% ../nbs/02_skyserver.ipynb #10cbcc96
+# %% ../nbs/02_skyserver.ipynb #16d339d0
 def _sql_values(column, name):
     "A column as SQLite stores it: ids exact, NaN as NULL"
     if name == "specObjID": return [f"{v:020d}" for v in column.tolist()]
@@ -646,7 +654,7 @@ def _sql_values(column, name):
     return [None if isinstance(v, float) and v != v else v for v in values]
 
 def load_catalog(
-    catalog: pd.DataFrame,  # with objID; one row per spectrum
+    catalog: pd.DataFrame,  # with objID and specObjID; one row per spectrum
 ) -> sqlite3.Connection:
     "An in-memory database with SDSS's tables as views over a catalog"
     names = [c for c in catalog.columns if c in COLUMNS]
@@ -654,17 +662,19 @@ def load_catalog(
     types = {n: "TEXT" if n == "specObjID" else "REAL" if COLUMNS[n].dtype.startswith("float") else "INTEGER" for n in names}
     base.execute(f"CREATE TABLE catalog ({', '.join(f'{n} {t}' for n, t in types.items())})")
     base.executemany(f"INSERT INTO catalog VALUES ({', '.join('?' * len(names))})", zip(*(_sql_values(catalog[n], n) for n in names)))
-    for table in TABLES: base.execute(f"CREATE VIEW {table} AS SELECT {_view_columns(table, names)} FROM catalog")
-    base.execute(f"CREATE INDEX by_key ON catalog ({'specObjID' if 'specObjID' in names else 'objID'})")
+    base.execute("CREATE INDEX by_key ON catalog (specObjID)")
+    for table in TABLES:
+        if table != "Galaxy": base.execute(f"CREATE VIEW {table} AS SELECT {_view_columns(table, names)} FROM catalog")
+    base.execute(f"CREATE TABLE Galaxy AS SELECT {_view_columns('Galaxy', names)} FROM catalog GROUP BY objID")  # one row per object
+    base.execute("CREATE UNIQUE INDEX by_object ON Galaxy (objID)")
     base.execute("PRAGMA query_only = ON")
     return base
 
-# %% ../nbs/02_skyserver.ipynb #e0ab34e3
+# %% ../nbs/02_skyserver.ipynb #6ebe4da3
 def _view_columns(table, names):
     "The SELECT list of a view: our columns of that table, NULL where the Survey lacks them, and its keys"
-    key = "specObjID" if "specObjID" in names else "printf('%020d', objID) AS specObjID"
     columns = [c if c in names else f"NULL AS {c}" for c in table_columns(table) if c != "specObjID"]
-    return ", ".join([key] + columns + (["objID AS bestObjID", "1.0 AS rChi2"] if table == "SpecObj" else []))
+    return ", ".join(["specObjID"] + columns + (["objID AS bestObjID", "1.0 AS rChi2"] if table == "SpecObj" else []))
 
 # %% ../nbs/02_skyserver.ipynb #a39a5021
 def gauntlet(
@@ -863,7 +873,7 @@ class LocalSkyServer:
 
     def serve_forever(self): self._server.serve_forever()
 
-# %% ../nbs/02_skyserver.ipynb #734f79a2
+# %% ../nbs/02_skyserver.ipynb #1a19286c
 def _positions(survey):
     "The Survey's positions, or synthetic ones"
     return (survey.catalog["ra"], survey.catalog["dec"]) if survey.has("ra", "dec") else synthetic_positions(len(survey))
@@ -874,8 +884,10 @@ def _servable(survey, catalog=None):
     if catalog is None and not survey.has("ra", "dec"):
         table["ra"], table["dec"] = _positions(survey)
         notes.append("The Survey has no coordinates: each galaxy is given a synthetic position.")
-    if "specObjID" not in table: notes.append("The Survey has no specObjID: the objID takes its place.")
-    absent = [c for c in COLUMNS if c not in table and c != "specObjID"]
+    if "specObjID" not in table:
+        table["specObjID"] = table["objID"].astype("uint64")
+        notes.append("The Survey has no specObjID: the objID takes its place.")
+    absent = [c for c in COLUMNS if c not in table]
     if absent: notes.append(f"NULL in every query, since the Survey lacks them: {', '.join(absent)}.")
     return table, notes
 

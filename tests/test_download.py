@@ -1,0 +1,483 @@
+"""Downloads that go wrong: the 17 faults of the real service over real sockets, kills, corruptions, and the record as such."""
+import dataclasses
+import json
+import random
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import galaxy_cnn.skyserver as skyserver
+from galaxy_cnn.download import (DAMAGED, FINAL, SUPERSEDED, Part, Record, Row, check_part, download, get_parts, keep_best, put_part, read_record,
+                                 verify)
+from galaxy_cnn.skyserver import (OUTCOMES, Answer, Client, Cutout, Manners, QueryRefused, ServerFault, get_cutout, get_table, html_page, serve,
+                                  text_tile)
+from galaxy_cnn.survey import InputError, read_survey, write_survey
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from skies import make_sky
+
+N = 6  # galaxies of the sky that is downloaded under faults
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory): return make_sky(tmp_path_factory.mktemp("sky") / "sky", N, seed=3)
+
+
+class Clock:
+    "Time that only sleeping moves"
+    def __init__(self): self.now, self.slept, self.lock = 0.0, [], threading.Lock()
+    def __call__(self): return self.now
+    def sleep(self, seconds):
+        with self.lock: self.now, self.slept = self.now + seconds, [*self.slept, seconds]
+
+
+class Trouble:
+    "A faults hook: `fault(ask, answer, k)` for the k-th request (from 1) of each question; counts them"
+    def __init__(self, fault, kind="cutout"): self.fault, self.kind, self.asked, self.lock = fault, kind, Counter(), threading.Lock()
+
+    def __call__(self, ask, answer):
+        if ask.kind != self.kind: return None
+        question = ask.index if ask.kind == "cutout" else ask.params["cmd"]
+        with self.lock:
+            self.asked[question] += 1
+            k = self.asked[question]
+        return self.fault(ask, answer, k)
+
+
+QUICK = Manners(connections=2, tries=4, pause=0.001, read=0.3, deadline=0.35, query_deadline=5, give_up=1000, queries=10**6)
+
+
+def fetched(out, server, **options):
+    "Download with quick manners: summary and record by objID"
+    options = {"cuts": "none", "progress": False, **options}
+    client = options.pop("client", None) or Client(server.url, manners=QUICK)
+    return download(out, client=client, **options), read_record(out).set_index("objID")
+
+
+def altered(answer, **changes): return dataclasses.replace(answer, **changes)
+
+
+# ---- faults 1-6, 11-13, 17: what can happen to a cutout. One galaxy (row 2) is troubled; the others must not notice.
+
+def black(ask, answer, k): return altered(answer, body=text_tile(128, 128, " "))
+def text(ask, answer, k): return altered(answer, body=text_tile(128, 128, "Internal error: the image could not be drawn"))
+def outside(ask, answer, k): return Answer(404, text_tile(128, 128), "image/jpeg", "Requested (ra, dec) is outside the SDSS footprint")
+def error_500(ask, answer, k): return Answer(500, answer.body, "image/jpeg")
+def json_500(ask, answer, k): return skyserver._error(500, "InternalServerError", "Timeout expired")
+def json_400(ask, answer, k): return skyserver._error(400, "BadRequest", "ra must be in [0,360]")
+def html_503(ask, answer, k): return html_page("Service Unavailable")
+def html_200(ask, answer, k): return html_page("Skyserver Error", 200)
+def short(ask, answer, k): return altered(answer, keep=len(answer.body) // 2)
+def unmarked(ask, answer, k): return altered(answer, mode="close", keep=len(answer.body) // 2)
+def chunks_cut(ask, answer, k): return altered(answer, mode="chunked", keep=len(answer.body) // 2)
+def empty(ask, answer, k): return altered(answer, body=b"")
+def clamped(ask, answer, k): return altered(answer, body=text_jpeg(64))
+def stall(ask, answer, k): return altered(answer, stall=0.5)
+def drip(ask, answer, k): return altered(answer, drip=0.02)
+def reset(ask, answer, k): return altered(answer, keep=100, reset=True)
+def busy_429(ask, answer, k): return html_page("Too Many Requests", 429)
+
+
+def text_jpeg(size):
+    "A bright JPEG of another size"
+    from io import BytesIO
+
+    from PIL import Image
+    buffer = BytesIO()
+    Image.new("RGB", (size, size), "grey").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+FAULTS = [  # fault, outcome, requests when it stays, and number of the fault in the list of what the real service does
+    (1, outside, "outside_footprint", 1), (2, black, "blank", 2), (2, text, "blank", 2), (3, error_500, "server_fault", 4), (3, json_500, "server_fault", 4),
+    (4, json_400, "bad_request", 1), (5, html_503, "server_fault", 4), (6, html_200, "bad_image", 4), (11, short, "unreachable", 4),
+    (11, unmarked, "bad_image", 4), (11, chunks_cut, "unreachable", 4), (11, empty, "bad_image", 4), (12, clamped, "wrong_size", 1),
+    (13, stall, "timeout", 4), (13, drip, "timeout", 4), (13, reset, "unreachable", 4), (17, busy_429, "throttled", 4)]
+IDS = [f"{number}-{fault.__name__}" for number, fault, *_ in FAULTS]
+
+
+@pytest.mark.parametrize(("number", "fault", "outcome", "requests"), FAULTS, ids=IDS)
+def test_a_fault_that_stays(number, fault, outcome, requests, sky, tmp_path):
+    trouble, victim = Trouble(lambda ask, answer, k: fault(ask, answer, k) if ask.index == 2 else None), int(sky.catalog.objID[2])
+    with serve(sky, faults=trouble) as server:
+        summary, record = fetched(tmp_path / "out", server)
+        again, _ = fetched(tmp_path / "out", server)
+    assert summary["outcomes"] == {"ok": N - 1, outcome: 1}
+    assert summary["complete"] == (outcome in ("outside_footprint", "blank"))
+    row = record.loc[victim]
+    assert (row.outcome, row.tries, row.sha256) == (outcome, requests, "") and "getjpeg?ra=" in row.url
+    assert not (tmp_path / "out" / "images" / f"{victim}.jpg").exists() and len(read_survey(tmp_path / "out")) == N - 1
+    assert again["requests"] == (0 if outcome in FINAL else requests)        # what is final is not asked again, the rest is
+    assert trouble.asked == {**dict.fromkeys(range(N), 1), 2: requests if outcome in FINAL else 2 * requests}
+
+
+@pytest.mark.parametrize(("number", "fault", "outcome", "requests"), [f for f in FAULTS if f[3] > 1], ids=[i for i, f in zip(IDS, FAULTS) if f[3] > 1])
+def test_a_fault_that_passes(number, fault, outcome, requests, sky, tmp_path):
+    trouble = Trouble(lambda ask, answer, k: fault(ask, answer, k) if k == 1 else None)
+    with serve(sky, faults=trouble) as server: summary, record = fetched(tmp_path / "out", server)
+    assert summary["outcomes"] == {"ok": N} and summary["complete"]
+    assert (record.tries == 2).all() and set(trouble.asked.values()) == {2}
+    for i in sky.catalog.objID: assert (tmp_path / "out" / "images" / f"{i}.jpg").read_bytes() == sky.image_path(i).read_bytes()
+
+
+@pytest.mark.parametrize("value", ["30", lambda: format_datetime(datetime.now(timezone.utc) + timedelta(seconds=30), usegmt=True), None])
+@pytest.mark.parametrize("status", [503, 429])
+def test_5_retry_after_is_honoured(value, status, sky):
+    value, clock = value() if callable(value) else value, Clock()
+    def fault(ask, answer, k): return altered(html_page("Busy", status), headers={"Retry-After": value} if value else {}) if k == 1 else None
+    with serve(sky, faults=Trouble(fault)) as server:
+        client = Client(server.url, clock=clock, sleep=clock.sleep, rng=random.Random(0))
+        galaxy = sky.catalog.iloc[0]
+        picture = get_cutout(client, Cutout(galaxy.ra, galaxy.dec, float(skyserver.cutout_scale("r90", galaxy.petroR90_r))))
+    assert (picture.outcome, picture.tries) == ("ok", 2)
+    assert 28 <= clock.now <= 30 if value else 0.5 <= clock.now <= 1
+
+
+def test_5_retry_after_holds_back_every_connection(sky):
+    from time import monotonic
+    starts, lock = [], threading.Lock()
+    def fault(ask, answer, k):
+        with lock: starts.append(monotonic())
+        return altered(html_page("Busy", 429), headers={"Retry-After": "1"}) if len(starts) == 1 else None
+    with serve(sky, faults=Trouble(fault)) as server:
+        client = Client(server.url)
+        get_cutout_soon = [threading.Thread(target=get_cutout, args=(client, Cutout(1.0, 2.0, 0.3 + i / 10))) for i in range(4)]
+        get_cutout_soon[0].start()
+        while not client._held > 0: pass
+        for thread in get_cutout_soon[1:]: thread.start()
+        for thread in get_cutout_soon: thread.join(10)
+    assert min(starts[1:]) - starts[0] >= 0.95
+
+
+def test_5_pauses_grow_and_have_jitter(sky):
+    clock = Clock()
+    with serve(sky, faults=Trouble(html_503)) as server:
+        client = Client(server.url, clock=clock, sleep=clock.sleep, rng=random.Random(1), manners=Manners(tries=6))
+        assert get_cutout(client, Cutout(1.0, 2.0, 0.3)).tries == 6
+    assert len(clock.slept) == 5 and all(0.5 * 2**k <= s <= 2**k for k, s in enumerate(clock.slept)) and len({s / 2**k for k, s in enumerate(clock.slept)}) == 5
+
+
+def test_12_what_would_be_clamped_is_not_sent(sky, tmp_path):
+    with serve(sky) as server:
+        for options in ({"size": 32}, {"size": 4096}, {"scale": 0.001}, {"scale": "wide"}, {"n": 0}):
+            with pytest.raises(InputError): fetched(tmp_path / "out", server, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_galaxy_without_a_radius_is_recorded_and_not_sent(sky, tmp_path):
+    catalog = sky.catalog.copy()
+    catalog.loc[1, "petroR90_r"] = -9999
+    with serve(sky) as server: summary, record = fetched(tmp_path / "out", server, catalog=catalog)
+    assert summary["outcomes"] == {"ok": N - 1, "no_scale": 1} and summary["requests"] == N - 1 and record.tries[int(catalog.objID[1])] == 0
+
+
+# ---- faults 6-10, 14-16: what can happen to a table
+
+def is_part(ask): return "TOP" in ask.params["cmd"]
+
+
+def cut_in_row(ask, answer, k): return altered(answer, body=answer.body[:-30]) if is_part(ask) and k == 1 else None
+def cut_between(ask, answer, k): return altered(answer, body=answer.body[:answer.body[:-1].rindex(b"\n") + 1]) if is_part(ask) and k == 1 else None
+def chunk_cut(ask, answer, k): return altered(answer, keep=len(answer.body) - 30) if is_part(ask) and k == 1 else None
+def html_table(ask, answer, k): return html_page("Skyserver Error", 200) if k == 1 else None
+def down_503(ask, answer, k): return html_page("Service Unavailable") if k == 1 else None
+def timeout_500(ask, answer, k): return skyserver._error(500, "InternalServerError", "Execution Timeout Expired.") if k == 1 else None
+def shuffled(ask, answer, k): return altered(answer, body=b"\n".join(answer.body.split(b"\n")[i] for i in (0, 1, 3, 2, 4, 5, 6, 7, 8))) if is_part(ask) and k == 1 else None
+
+
+@pytest.mark.parametrize(("fault", "queries"), [(cut_in_row, 3), (cut_between, 3), (chunk_cut, 3), (html_table, 4), (down_503, 4), (timeout_500, 4), (shuffled, 3)],
+                         ids=["10-cut_in_row", "10-cut_between", "10-chunk_cut", "6-html", "5-503", "500-timeout", "order"])
+def test_a_broken_table_is_asked_for_again(fault, queries, sky, tmp_path):
+    trouble = Trouble(fault, "query")
+    with serve(sky, faults=trouble, queries=10**6) as server: summary, record = fetched(tmp_path / "out", server)
+    assert summary["complete"] and len(record) == N and sum(trouble.asked.values()) == queries
+    assert read_survey(tmp_path / "out").catalog.objID.tolist() == sky.catalog.sort_values("specObjID").objID.tolist()
+
+
+def test_10_a_table_that_stays_short_is_never_taken(sky, tmp_path):
+    def always(ask, answer, k): return cut_between(ask, answer, 1)
+    with serve(sky, faults=Trouble(always, "query"), queries=10**6) as server:
+        with pytest.raises(ServerFault, match=f"{N - 1} rows, although COUNT says {N}"): fetched(tmp_path / "out", server)
+        assert not list((tmp_path / "out").rglob("*.parquet"))
+        server.faults = None
+        assert fetched(tmp_path / "out", server)[0]["complete"]              # and the same folder is none the worse for it
+
+
+def test_7_a_refusal_is_told_at_once(sky, tmp_path):
+    def refuse(ask, answer, k): return Answer(200, b"#Table1\nerror_message\nerror: must be a select statement: x\n", "text/plain", mode="chunked")
+    trouble = Trouble(refuse, "query")
+    with serve(sky, faults=trouble) as server, pytest.raises(QueryRefused, match="must be a select"): fetched(tmp_path / "out", server)
+    assert sum(trouble.asked.values()) == 1
+
+
+def test_8_throttled_after_60_a_minute_and_recovered(sky):
+    clock = Clock()
+    with serve(sky, clock=clock) as server:
+        hasty = Client(server.url, clock=clock, sleep=clock.sleep, manners=Manners(queries=10**6))
+        for _ in range(65): assert get_table(hasty, "SELECT COUNT(*) AS n FROM Galaxy").n[0] == N
+        assert hasty.requests == 66 and 60 <= clock.now < 61                       # it was refused, and waited
+    clock = Clock()
+    with serve(sky, clock=clock) as server:
+        polite = Client(server.url, clock=clock, sleep=clock.sleep)
+        for _ in range(130): get_table(polite, "SELECT COUNT(*) AS n FROM Galaxy")
+        assert polite.requests == 130 and clock.now > 120                    # it never was
+
+
+def test_9_rows_cut_at_the_limit(sky, monkeypatch, tmp_path):
+    monkeypatch.setattr(skyserver, "MAX_ROWS", 4)
+    with serve(sky, max_rows=4, queries=10**6) as server:
+        client = Client(server.url, manners=QUICK)
+        with pytest.raises(ServerFault, match="exactly 4 rows"): get_table(client, "SELECT objID FROM Galaxy")
+        assert len(get_table(client, "SELECT TOP 4 objID FROM Galaxy")) == 4
+        with pytest.raises(QueryRefused, match="limit is"): fetched(tmp_path / "out", server)
+
+
+def test_14_zero_rows(sky, tmp_path):
+    with serve(sky, queries=10**6) as server:
+        with pytest.raises(InputError, match="No galaxy passes"): fetched(tmp_path / "none", server, cuts="S.z > 9")
+    for body in (b"#Table1\nn\n0\n", b"No objects have been found\n"):
+        with serve(sky, faults=Trouble(lambda ask, answer, k, body=body: altered(answer, body=body), "query"), queries=10**6) as server:
+            with pytest.raises(InputError, match="No galaxy passes"): fetched(tmp_path / str(len(body)), server)
+
+
+def test_14_null_missing_and_exponents_reach_the_catalog(sky, tmp_path):
+    catalog = sky.catalog.copy()
+    catalog.loc[0, ["h_alpha_flux", "oh_p16", "d4000"]] = [np.nan, -9999, -4.898809e-05]
+    with serve(sky, catalog=catalog) as server: fetched(tmp_path / "out", server)
+    row = read_survey(tmp_path / "out").catalog.set_index("objID").loc[catalog.objID[0]]
+    assert np.isnan(row.h_alpha_flux) and row.oh_p16 == -9999 and row.d4000 == np.float32(-4.898809e-05)
+
+
+def test_15_ids_are_exact_and_of_two_spectra_the_better_is_kept(sky, tmp_path):
+    catalog = pd.concat([sky.catalog, sky.catalog.head(2)], ignore_index=True)
+    catalog["specObjID"] = np.array([2**63 + 5 * i for i in range(N)] + [7, 2**64 - 1], dtype="uint64")
+    catalog["zErr"] = np.array([2e-5] * N + [1e-5, 3e-5], dtype="float32")   # the first has a better spectrum, the second a worse one
+    with serve(sky, catalog=catalog) as server: summary, record = fetched(tmp_path / "out", server)
+    survey = read_survey(tmp_path / "out")
+    assert summary["duplicates_dropped"] == survey.info["duplicates_dropped"] == 2 and len(record) == len(survey) == N
+    kept = dict(zip(survey.catalog.objID.tolist(), survey.catalog.specObjID.tolist()))
+    assert kept == dict(zip(catalog.objID.tolist()[:N], [7] + [2**63 + 5 * i for i in range(1, N)]))
+
+
+def test_16_queries_that_the_service_would_twist_are_not_sent(sky, tmp_path):
+    with serve(sky) as server:
+        for cuts in ("S.z > 0; DROP TABLE x", "S.z > 0 OR " * 1000 + "S.z > 0"):
+            with pytest.raises(InputError): fetched(tmp_path / "out", server, cuts=cuts)
+        with pytest.raises(QueryRefused): fetched(tmp_path / "other", server, cuts="S.z > 0 ORDER BY S.z OFFSET 5 ROWS")
+        assert fetched(tmp_path / "comment", server, cuts="S.z > 0 -- all of them^, 1 = 0\n")[0]["outcomes"] == {"ok": N}
+
+
+# ---- fault 17: outages, redirects, kills
+
+def test_17_an_outage_stops_the_run_and_nothing_is_asked_twice(tmp_path):
+    sky, down = make_sky(tmp_path / "sky", 60, seed=5), {"yes": True}
+    trouble = Trouble(lambda ask, answer, k: html_503(ask, answer, k) if down["yes"] and sum(trouble.asked.values()) > 20 else None)
+    with serve(sky, faults=trouble, queries=10**6) as server:
+        def go(): return fetched(tmp_path / "out", server, client=Client(server.url, manners=dataclasses.replace(QUICK, give_up=6)))
+        summary, record = go()
+        good = record[record.outcome == "ok"]
+        assert not summary["complete"] and "times in a row" in summary["reason"] and len(good) == 20 and len(record) < 35
+        down["yes"], before = False, trouble.asked.copy()
+        summary, after = go()
+    assert summary["complete"] and len(after) == 60
+    ids = sky.catalog.objID.tolist()
+    assert all(trouble.asked[ids.index(i)] == before[ids.index(i)] for i in good.index)
+
+
+def test_17_a_redirect_in_another_case_and_to_https(sky, tmp_path):
+    if shutil.which("openssl") is None: pytest.skip("openssl is not installed: no certificate to test with")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    secure = serve(sky, queries=10**6)
+    secure._server.socket = context.wrap_socket(secure._server.socket, server_side=True)
+    target = secure.url.replace("http:", "https:")
+    def redirect(ask, answer):
+        query = ask.headers["_target"].partition("?")[2]
+        return Answer(301, b"", "text/html", headers={"Location": f"{target}{ask.path.replace('SkyServerWS', 'skyserverws')}?{query}"})
+    plain = serve(sky)
+    understand = plain.understand
+    plain.understand = lambda path, headers: dataclasses.replace(understand(path, headers), headers={**headers, "_target": path})
+    plain.faults = redirect
+    with secure, plain:
+        client = Client(plain.url, manners=QUICK)
+        with pytest.raises(ServerFault, match="TLS"): fetched(tmp_path / "untrusted", plain, client=client)
+        assert client.requests == 1                                          # a bad certificate does not get better
+        trusting = Client(plain.url, manners=QUICK)
+        trusting.session.verify = str(cert)
+        summary, record = fetched(tmp_path / "out", plain, client=trusting)
+    assert summary["complete"] and record.url.str.startswith("https://").all() and record.url.str.contains("/skyserverws/").all()
+
+
+def script(name, tmp_path, *arguments):
+    "The small form of a benchmark: its JSON"
+    out = tmp_path / "result.json"
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / name, "--small", "--out", out, *arguments], capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(out.read_text())
+
+
+def test_17_killed_at_any_instant_and_resumed(tmp_path):
+    total = script("kill_download.py", tmp_path)["total"]
+    assert total["complete"] == total["verified"] == total["identical"] == 4
+    assert total["fetched_again"] == total["fetched_twice_after"] == total["wrong_at_kill"] == 0
+
+
+# ---- verify and repair
+
+def test_random_corruptions_are_found_and_healed(tmp_path):
+    result = script("corrupt_survey.py", tmp_path)
+    total = result["total"]
+    assert total["missed"] == 0 and total["corruptions"] == 60
+    assert total["rounds_healed"] == total["rounds_with_identical_images"] == total["rounds"] == 12
+    assert total["rounds_with_exactly_the_bad_images_requested"] >= 11      # a file that lost both its proofs is asked for too
+    assert "file of yours" in result["cannot_heal"]["part of a catalog of one's own"]
+    assert "20 cutouts are taken as they are" in result["cannot_heal"]["record and SHA256SUMS lost"][0]
+
+
+def test_sha256sum_agrees(sky, tmp_path):
+    if shutil.which("sha256sum") is None: pytest.skip("sha256sum is not installed")
+    with serve(sky) as server: fetched(tmp_path / "out", server)
+    def check(): return subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=tmp_path / "out", capture_output=True).returncode
+    assert check() == 0
+    file = next((tmp_path / "out" / "images").iterdir())
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert check() == 1 and [f.what for f in verify(tmp_path / "out", progress=False).findings] == ["cutout"]
+
+
+def test_a_stray_file_is_told_and_left_alone(sky, tmp_path):
+    with serve(sky) as server: fetched(tmp_path / "out", server)
+    (tmp_path / "out" / "images" / "5.jpg").write_bytes(b"?")
+    check = verify(tmp_path / "out", repair=True, progress=False)
+    assert check.ok and [f.state for f in check.findings] == ["stray"] and (tmp_path / "out" / "images" / "5.jpg").exists()
+
+
+def test_repair_asks_again_for_what_failed(sky, tmp_path):
+    with serve(sky, faults=Trouble(lambda ask, answer, k: error_500(ask, answer, k) if ask.index == 1 else None)) as server:
+        fetched(tmp_path / "out", server)
+        assert [f.state for f in verify(tmp_path / "out", progress=False).findings] == ["missing"]
+        server.faults = None
+        healed = verify(tmp_path / "out", repair=True, progress=False)
+    assert healed.ok and healed.requests == 1 and len(read_survey(tmp_path / "out")) == N
+
+
+# ---- one Survey, one way of asking
+
+def test_a_second_download_must_agree_with_the_first_and_may_grow(sky, tmp_path):
+    with serve(sky, queries=10**6) as server:
+        assert fetched(tmp_path / "out", server, n=2)[0]["outcomes"] == {"ok": 2}
+        for options in ({"size": 64}, {"scale": 0.3}, {"cuts": "S.z > 0.05"}, {"catalog": sky.catalog}):
+            with pytest.raises(InputError, match="downloaded in another way"): fetched(tmp_path / "out", server, **options)
+        with pytest.raises(InputError, match="release"): fetched(tmp_path / "out", server, client=Client(server.url, release="dr18", manners=QUICK))
+        assert verify(tmp_path / "out", progress=False).findings == []       # a refusal changes nothing
+        assert fetched(tmp_path / "out", server, n=4)[0]["requests"] == 3    # one query, two cutouts
+        assert fetched(tmp_path / "out", server, n=1)[0]["asked"] == 4       # it never shrinks
+    with pytest.raises(InputError, match="without a record"): download(sky.path, progress=False)
+
+
+def test_a_survey_in_use_is_not_touched(sky, tmp_path):
+    with serve(sky) as server:
+        fetched(tmp_path / "out", server, n=1)
+        with Record(tmp_path / "out" / "downloads.sqlite") as record:
+            record.begin()
+            with pytest.raises(InputError, match="in use"): fetched(tmp_path / "out", server)
+
+
+# ---- the record, as such
+
+OUTCOME = st.sampled_from(list(OUTCOMES) + [DAMAGED])
+ROWS = st.lists(st.builds(Row, objID=st.integers(-2**63, 2**63 - 1) | st.integers(1, 3), request=st.sampled_from(["a?size=128", "a?size=64", "b?size=128"]),
+                          outcome=OUTCOME, tries=st.integers(0, 5), status=st.integers(0, 599), bytes=st.integers(0, 10**6), sha256=st.text("0123456789abcdef", max_size=8),
+                          detail=st.text(max_size=5)), max_size=6)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ROWS, max_size=5))
+def test_the_record_is_what_was_put_in(batches):
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        model = {}
+        for batch in batches:
+            with Record(Path(folder) / "r.sqlite") as record:                # closed and opened again between batches
+                record.begin()
+                record.put(batch)
+            for row in batch:
+                old = model.get((row.objID, row.request))
+                model[row.objID, row.request] = dataclasses.replace(row, tries=row.tries + (old.tries if old else 0))
+            for row in batch:
+                if row.outcome != "ok": continue
+                for key, other in model.items():
+                    if key[0] == row.objID and key[1] != row.request and other.outcome == "ok": model[key] = dataclasses.replace(other, outcome=SUPERSEDED)
+        with Record(Path(folder) / "r.sqlite") as record:
+            assert {(r.objID, r.request): r for r in record.rows()} == model
+            ids = sorted({k[0] for k in model})
+            assert record.final(ids) == {k: r.outcome for k, r in model.items() if r.outcome in FINAL}
+            assert all(sum(r.outcome == "ok" for r in record.rows("objID = ?", (i,))) <= 1 for i in ids)   # never two pictures of one galaxy
+            assert sum(record.counts().values()) == sum(r.outcome != SUPERSEDED for r in model.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.floats(-1, 1, width=32) | st.just(float("nan"))), min_size=1, max_size=12))
+def test_one_row_for_each_object_and_none_better(pairs):
+    table = pd.DataFrame({"objID": [p[0] for p in pairs], "specObjID": np.arange(len(pairs)) + 10, "zErr": np.array([p[1] for p in pairs], "float32")})
+    kept = table.iloc[keep_best(table)]
+    assert sorted(kept.objID) == sorted(set(table.objID))
+    for _, row in kept.iterrows():
+        rivals = table[(table.objID == row.objID) & (table.zErr > 0)]
+        assert rivals.empty or row.zErr == rivals.zErr.min()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 2**64 - 1), unique=True, min_size=1, max_size=8), st.integers(0, 2**64 - 1))
+def test_a_part_is_proven_only_in_full_and_in_order(keys, after):
+    table = pd.DataFrame({"specObjID": np.array(sorted(keys), dtype="uint64")})
+    assert (check_part(table, after, len(table)) == "") == (min(keys) > after)
+    assert check_part(table, 0, len(table) + 1) and check_part(table.iloc[:-1], 0, len(table))
+
+
+def test_parts_keep_keys_beyond_2_to_the_63(tmp_path):
+    with Record(tmp_path / "r.sqlite") as record:
+        for number, after in enumerate([0, 2**63 - 1, 2**63, 2**64 - 1]): put_part(record, Part(number, after, 1, f"{number}", "", ""))
+        assert [p.after for p in get_parts(record)] == [0, 2**63 - 1, 2**63, 2**64 - 1]
+
+
+# ---- real galaxies
+
+def test_2000_real_spirals_served_and_downloaded(real, tmp_path):
+    spirals = read_survey(real / "sdss_spirals")
+    with serve(spirals, queries=10**6) as server:
+        summary = download(tmp_path / "out", base_url=server.url, catalog=spirals.catalog, scale=0.2, size=120, progress=False)
+    assert summary["complete"] and summary["outcomes"] == {"ok": 2000} and summary["requests"] == 2000
+    assert read_record(tmp_path / "out").tries.eq(1).all() and verify(tmp_path / "out", progress=False).findings == []
+    for i in spirals.catalog.objID: assert (tmp_path / "out" / "images" / f"{i}.jpg").read_bytes() == spirals.image_path(i).read_bytes()
+    assert read_survey(tmp_path / "out").info["source"] == "local server"
+
+
+def test_real_spirals_by_query_too(real, tmp_path):
+    spirals = read_survey(real / "sdss_spirals")
+    with serve(spirals, queries=10**6) as server:
+        summary = download(tmp_path / "out", n=50, base_url=server.url, cuts="none", scale=0.2, size=120, progress=False)
+    assert summary["outcomes"] == {"ok": 50}
+    ours = read_survey(tmp_path / "out").catalog.set_index("objID")
+    assert np.allclose(ours[["ra", "dec"]], spirals.catalog.set_index("objID").loc[ours.index, ["ra", "dec"]], atol=1e-9)
+
+
+def test_a_survey_can_be_written_anew_from_what_was_downloaded(sky, tmp_path):
+    with serve(sky) as server: fetched(tmp_path / "out", server)
+    survey = read_survey(tmp_path / "out")
+    assert write_survey(tmp_path / "copy", survey.catalog, survey.info).info["catalog_hash"] == survey.info["catalog_hash"]
