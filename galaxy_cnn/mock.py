@@ -111,14 +111,14 @@ def half_light_radius(
     width = 0.34 + (0.47 - 0.34) / (1 + m**2)
     return 0.1 * (10.0**log_mass) ** 0.14 * (1 + m) ** (0.39 - 0.14) * np.exp(0.52 * width * x)
 
-# %% ../nbs/01_mock.ipynb #19a5c6dc
+# %% ../nbs/01_mock.ipynb #2d8379ad
 def _shape(g, d):
     "Bulge-to-total ratio, Sersic index of the bulge, and axis ratio of the disc"
     g["bt_true"] = 0.6 * ndtr(-0.50 + 0.9 * (g.lgm_true - 10) - 0.3 * d.sfr + 0.6 * d.bulge)
     g["bulge_n_true"] = np.select([d.bulge_n < -0.5, d.bulge_n < 0.8], [1.0, 2.0], 4.0)
     dwarf = ndtr((9.7 - g.lgm_true) / 0.4)
     thick = np.clip(0.13 + 0.08 * dwarf + 0.03 * d.thick, 0.10, 0.5)
-    face_on = ndtr(d.incline) ** (0.55 + 1.4 * dwarf)  # cosine of the inclination; even for a plain disc population
+    face_on = ndtr(d.incline) ** (0.55 + 1.4 * dwarf)  # cosine of the inclination; exponent 1 is random, the others from the calibration
     g["axis_ratio_true"] = np.sqrt(face_on**2 * (1 - thick**2) + thick**2)
 
 # %% ../nbs/01_mock.ipynb #68cd56be
@@ -169,9 +169,9 @@ def absolute_magnitude(
     "Absolute magnitude in r: mass-to-light ratio of Bell et al. 2003, Table 7"
     return M_SUN_R - 2.5 * (log_mass - (-0.306 + 1.097 * colour + MASS_OFFSET))
 
-# %% ../nbs/01_mock.ipynb #1d547948
+# %% ../nbs/01_mock.ipynb #39b04476
 Z_MIN, R_LIMIT, R_DEEP = 0.02, 17.77, 17.95   # lower redshift cut; limit of the main sample and of the few deeper targets [mag]
-K_CORRECTION = {"u": 1.3, "g": 1.5, "r": 0.8, "i": 0.5, "z": 0.3}   # [mag per unit z], star-forming, z < 0.3, after Chilingarian et al. 2010
+K_CORRECTION = {"u": 1.3, "g": 1.5, "r": 0.8, "i": 0.5, "z": 0.3}   # [mag per unit z], rounded for star-forming galaxies at z < 0.3, compare Chilingarian et al. 2010
 
 # %% ../nbs/01_mock.ipynb #ae640a26
 @lru_cache(maxsize=1)
@@ -277,8 +277,8 @@ def spectrum_ids(
     plate, fibre = 266 + i // 640, 1 + i % 640
     return plate << 50 | fibre << 38 | plate + 1300 << 24 | np.uint64(26 << 10)
 
-# %% ../nbs/01_mock.ipynb #7aa8c97d
-SEEING = 1.22   # [arcsec] median FWHM of the PSF's core in r; interpolation to a common grid widens it to SDSS's 1.3
+# %% ../nbs/01_mock.ipynb #563b56e9
+SEEING = 1.22   # [arcsec] median FWHM in r (1.31 in g): a little below SDSS's quoted 1.3, as the edges in real cutouts ask for
 
 # %% ../nbs/01_mock.ipynb #d7d02773
 def _apparent(g, c, d):
@@ -299,8 +299,8 @@ def _petrosian(g):
     r90 = g.re_true * 2.15 * (0.71 + 0.29 * q**1.6) * (1 - 0.15 * bt)
     return np.hypot(r50, 0.55 * g.seeing_true), np.hypot(r90, g.seeing_true)
 
-# %% ../nbs/01_mock.ipynb #fdedfed1
-DEPTH = {"u": 19.2, "g": 21.3, "r": 21.1, "i": 20.8, "z": 19.6}   # [mag] at which SDSS quotes an error of 0.03 for an extended source
+# %% ../nbs/01_mock.ipynb #281111fc
+DEPTH = {"u": 19.2, "g": 21.3, "r": 21.1, "i": 20.8, "z": 19.6}   # [mag] at which an extended source has an error of 0.03, roughly as in SDSS
 
 # %% ../nbs/01_mock.ipynb #b3d78423
 def _photometry(g, d):
@@ -347,8 +347,8 @@ def _spectroscopy(g, d):
     cat["bptclass"] = np.where(weakest > 3, 1, 2)  # star-forming; low signal-to-noise
     return cat
 
-# %% ../nbs/01_mock.ipynb #a743d5fe
-LABEL_SIGMA, MASS_SIGMA, SFR_SIGMA = 0.035, 0.09, 0.20   # [dex], typical (p84 - p16) / 2 in the MPA-JHU catalog
+# %% ../nbs/01_mock.ipynb #7031bafb
+LABEL_SIGMA, MASS_SIGMA, SFR_SIGMA = 0.035, 0.09, 0.20   # [dex], (p84 - p16) / 2 as in the MPA-JHU catalog, roughly
 
 # %% ../nbs/01_mock.ipynb #40ce4ce7
 def _labels(g, d):
