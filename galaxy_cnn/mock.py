@@ -600,7 +600,7 @@ class Night:
         noise = gaussian_filter(rng.standard_normal(image.shape), self.blur) * 2 * np.sqrt(np.pi) * self.blur
         return image + sigma * (noise + self.level[k])
 
-# %% ../nbs/01_mock.ipynb #daa3b4db
+# %% ../nbs/01_mock.ipynb #4f0e77ef
 def expose(
     galaxy,  # one row of the catalog, as a dict
     stamp: Stamp,  # where it is drawn
@@ -610,7 +610,7 @@ def expose(
     night = Night(float(galaxy["seeing_true"]), rng)
     transforms, fluxes = zip(*(_parts(galaxy, stamp, rng) + _background(stamp, rng)))
     stars, images = _stars(stamp, rng), []
-    for k, light in enumerate(np.tensordot(np.array(fluxes).T, np.array(transforms), 1)):
+    for k, light in enumerate(np.einsum("pk,pij->kij", np.array(fluxes), np.array(transforms))):  # no BLAS: its threads would slow processes down
         psf = night.psf(k)
         image = galsim.Image(irfft2(light * stamp.transform(psf), (stamp.grid, stamp.grid))[:stamp.n, :stamp.n].copy(), scale=stamp.pixel)
         for place, f in stars: (f[k] * psf).drawImage(image, method="no_pixel", offset=place - (stamp.n - 1) / 2, add_to_image=True)
