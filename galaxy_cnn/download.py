@@ -10,7 +10,7 @@ __all__ = ['FINAL', 'NOTHING_THERE', 'DAMAGED', 'SUPERSEDED', 'SCHEMA', 'PUT', '
            'fetch_cutouts', 'write_sums', 'read_sums', 'finish', 'download', 'run', 'clean', 'Finding', 'Verification',
            'Files', 'read_files', 'inspect', 'heal', 'verify']
 
-# %% ../nbs/03_download.ipynb #01dc94e7
+# %% ../nbs/03_download.ipynb #5bd87aa7
 import hashlib
 import json
 import os
@@ -23,7 +23,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -75,7 +74,7 @@ class Row:
 
 def now() -> str: return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
-# %% ../nbs/03_download.ipynb #601405b9
+# %% ../nbs/03_download.ipynb #5976fc74
 class Record:
     "The record of a downloaded Survey; `InputError` where it is damaged or in use"
     def __init__(
@@ -108,10 +107,10 @@ class Record:
         "Commit rows: all of them or none"
         rows = list(rows)
         self.base.execute("BEGIN IMMEDIATE")
-        self.base.executemany(PUT, [r.values() for r in rows])
-        self.base.executemany(f"UPDATE downloads SET outcome = '{SUPERSEDED}' WHERE objID = ? AND request <> ? AND outcome = 'ok'",
-                              [(r.objID, r.request) for r in rows if r.outcome == "ok"])
-        self.base.execute("COMMIT")
+        with self.base:  # commits, or rolls back what an exception (Ctrl-C, a full disk) interrupts
+            self.base.executemany(PUT, [r.values() for r in rows])
+            self.base.executemany(f"UPDATE downloads SET outcome = '{SUPERSEDED}' WHERE objID = ? AND request <> ? AND outcome = 'ok'",
+                                  [(r.objID, r.request) for r in rows if r.outcome == "ok"])
 
     def rows(self, where="1", values=()):
         "Iterate over the rows that a condition holds for"
@@ -333,29 +332,30 @@ def to_do(
             outcome = final.get((objID, cutout.key))
             if outcome is None or outcome == "ok" and not (images / f"{objID}.jpg").exists(): yield objID, cutout
 
-# %% ../nbs/03_download.ipynb #bfb297f3
+# %% ../nbs/03_download.ipynb #15d3b5b6
 AHEAD = 4  # jobs under way for each worker: enough that none waits while files are written
 
 def in_threads(
     work,  # called with each job, in some thread
     jobs,  # an iterator, read as there is room
     workers: int,
+    stop=lambda: None,  # called when the iteration is broken off, so that jobs under way end soon
 ):
     "Iterate over lists of results as they come, in any order, with a bounded number of jobs under way"
-    results, under_way = queue.SimpleQueue(), 0
-    pool = ThreadPoolExecutor(workers)
+    results, under_way, pool = queue.SimpleQueue(), 0, ThreadPoolExecutor(workers)
     try:
         for job in jobs:
             pool.submit(work, job).add_done_callback(results.put)
             under_way += 1
-            if under_way >= AHEAD * workers:
-                batch = _drain(results)
-                under_way -= len(batch)
-                yield batch
-        while under_way:
-            batch = _drain(results)
+            if under_way < AHEAD * workers: continue
+            yield (batch := _drain(results))
             under_way -= len(batch)
-            yield batch
+        while under_way:
+            yield (batch := _drain(results))
+            under_way -= len(batch)
+    except BaseException:
+        stop()
+        raise
     finally: pool.shutdown(cancel_futures=True)
 
 def _drain(results):
@@ -382,19 +382,21 @@ def _write_image(path, body):
     "A whole file or none"
     with atomic_path(path) as tmp: tmp.write_bytes(body)
 
-# %% ../nbs/03_download.ipynb #6a7295f3
+# %% ../nbs/03_download.ipynb #fc8bedb6
 class Streak:
     "Counts failures in a row"
-    def __init__(self, most): self.most, self.length, self.last = most, 0, ""
+    def __init__(self, most): self.most, self.length, self.last, self.over = most, 0, "", False
 
     def add(self, picture):
         "True when the server is to be left alone"
+        if self.over: return True
         good = picture.outcome == "ok" or picture.outcome in NOTHING_THERE
         self.length = 0 if good else self.length + 1
         if not good: self.last = f"{picture.outcome}: {picture.detail}"
-        return self.length >= self.most
+        self.over = self.length >= self.most
+        return self.over
 
-# %% ../nbs/03_download.ipynb #b1133458
+# %% ../nbs/03_download.ipynb #4a69869d
 def fetch_cutouts(
     out: Path,
     record: Record,
@@ -405,23 +407,20 @@ def fetch_cutouts(
     "Fetch what is not there yet"
     (out / "images").mkdir(exist_ok=True)
     left = sum(1 for _ in to_do(out, record, galaxies))
-    work, streak, failed, reason = partial(_one, client), Streak(client.manners.give_up), 0, ""
-    bar = tqdm(total=len(galaxies), initial=len(galaxies) - left, desc="cutouts", unit="", smoothing=0.05, disable=not progress)
-    try:
-        for batch in in_threads(work, to_do(out, record, galaxies), client.manners.connections):
-            batch = [b for b in batch if b[2].outcome != "stopped"]
-            store(out, record, batch)
-            failed += sum(b[2].outcome not in FINAL for b in batch)
-            bar.set_postfix(failed=failed, refresh=False)
-            bar.update(len(batch))
-            if not reason and any([streak.add(b[2]) for b in batch]):
-                reason = f"the server failed {streak.length} times in a row ({streak.last}); run the same command again later"
-                client.stop()
-    except KeyboardInterrupt:
-        client.stop()
-        reason = "interrupted; run the same command again to go on"
-    finally: bar.close()
-    return reason
+    streak, failed = Streak(client.manners.give_up), 0
+    answers = in_threads(partial(_one, client), to_do(out, record, galaxies), client.manners.connections, client.stop)
+    with tqdm(total=len(galaxies), initial=len(galaxies) - left, desc="cutouts", unit="", smoothing=0.05, disable=not progress) as bar:
+        try:
+            for batch in answers:
+                batch = [b for b in batch if b[2].outcome != "stopped"]
+                store(out, record, batch)
+                failed += sum(b[2].outcome not in FINAL for b in batch)
+                bar.set_postfix(failed=failed, refresh=False)
+                bar.update(len(batch))
+                if any([streak.add(b[2]) for b in batch]): client.stop()
+        except KeyboardInterrupt: return "interrupted; run the same command again to go on"
+        finally: answers.close()
+    return f"the server failed {streak.length} times in a row ({streak.last}); run the same command again later" if streak.over else ""
 
 def _one(client, job):
     "Ask for one galaxy"
@@ -486,7 +485,7 @@ def _info(settings, summary):
     kept = ("asked", "outcomes", "duplicates_dropped", "complete")
     return {"source": source, **known, "query": query, **{k: summary[k] for k in kept}, "finished": now(), "request": settings}
 
-# %% ../nbs/03_download.ipynb #f67311b8
+# %% ../nbs/03_download.ipynb #c6b119fc
 def download(
     out,  # the Survey's folder; a second run goes on where the first ended
     n: int | None = None,  # how many spectra, the first in order of specObjID (neighbouring plates, not a fair sample of the sky); None: all
@@ -502,13 +501,11 @@ def download(
     client: Client | None = None,  # with manners of your own; then base_url, release, connections and rate are its
 ) -> dict:  # asked, outcomes, duplicates_dropped, complete, reason, requests, seconds
     "Download a Survey, or go on with one; `InputError` for wrong arguments, `ServerFault` where the catalog cannot be had"
-    scale = scale if scale == "r90" else _number(scale)
-    check_cutout(size, None if scale == "r90" else scale)
-    if n is not None and n < 1: raise InputError(f"n is {n}: at least one galaxy.")
+    scale = _checked(n, size, scale)
     out, own = Path(out), None if catalog is None else _own_catalog(catalog, scale)
     client = client or Client(base_url, release, Manners(connections=connections, rate=rate))
-    cuts = {"paper": PAPER_CUTS, "none": ""}.get(cuts, cuts)
-    settings = {"base_url": client.base_url, "release": client.release, "size": size, "scale": scale, "cuts": None if own is not None else cuts,
+    cuts = {"paper": PAPER_CUTS, "none": ""}.get(cuts, cuts) if own is None else None
+    settings = {"base_url": client.base_url, "release": client.release, "size": size, "scale": scale, "cuts": cuts,
                 "catalog": None if own is None else content_hash(own), "n": n}
     with client, _open(out) as record:
         agree(record, settings)
@@ -538,16 +535,19 @@ def clean(out):
     for folder in (out, out / "images", out / "catalog_parts"):
         for file in folder.glob(".*-*"): file.unlink()
 
-# %% ../nbs/03_download.ipynb #79a56136
+# %% ../nbs/03_download.ipynb #ee51ca05
 def _grown(old, n):
     "How many to ask for: a Survey only grows"
     if not old: return n
     return None if n is None or old["n"] is None else max(n, old["n"])
 
-def _number(scale):
-    "A scale as a float"
-    try: return float(scale)
+def _checked(n, size, scale):
+    "The scale, 'r90' or a float; `InputError` where an argument makes no sense"
+    if n is not None and n < 1: raise InputError(f"n is {n}: at least one galaxy.")
+    try: scale = scale if scale == "r90" else float(scale)
     except ValueError: raise InputError(f"scale {scale!r}: 'r90' or a number of arcsec/px.") from None
+    check_cutout(size, None if scale == "r90" else scale)
+    return scale
 
 def _open(out):
     "The record of a Survey, new or not"
@@ -650,11 +650,12 @@ def _readable(file, table):
             yield from base.execute(f"SELECT * FROM {table}")
     except (sqlite3.DatabaseError, OverflowError): return
 
-# %% ../nbs/03_download.ipynb #ef9ef390
+# %% ../nbs/03_download.ipynb #16a20e61
 def _inspect_image(out, size, job):
     "A finding for one cutout, or None"
     objID, hashes, expected = job
     file = out / "images" / f"{objID}.jpg"
+    if file.with_suffix(".fits").exists(): return None  # a Survey of one's own; chapter 04 reads it, and says what it cannot
     try: body = file.read_bytes()
     except OSError: return Finding("cutout", str(objID), "missing", expected or "the file is not there")
     digest = hashlib.sha256(body).hexdigest()
@@ -663,7 +664,7 @@ def _inspect_image(out, size, job):
     if outcome != "ok": return Finding("cutout", str(objID), "damaged", detail)
     if not hashes: return Finding("cutout", str(objID), "unproven", "decodes, but no hash says what the server sent")
 
-# %% ../nbs/03_download.ipynb #f347428d
+# %% ../nbs/03_download.ipynb #eeeaf0eb
 @dataclass
 class Files:
     "What is on the disk, as far as it can be read"
@@ -683,7 +684,8 @@ class Files:
     def size(self):
         "Width of the cutouts [px]"
         if "size" in self.settings: return self.settings["size"]
-        return Survey(self.out, read_catalog(self.out)[0], _info_or_empty(self.out)).size
+        try: return Survey(self.out, read_catalog(self.out)[0], _info_or_empty(self.out)).size
+        except InputError: return CUTOUT_SIZE
 
 def _info_or_empty(out):
     "survey.json, or nothing where it cannot be read"

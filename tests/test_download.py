@@ -297,7 +297,7 @@ def test_17_an_outage_stops_the_run_and_nothing_is_asked_twice(tmp_path):
     assert all(trouble.asked[ids.index(i)] == before[ids.index(i)] for i in good.index)
 
 
-def test_17_a_redirect_in_another_case_and_to_https(sky, tmp_path):
+def test_17_a_redirect_in_another_case_and_to_https(sky, tmp_path, monkeypatch):
     if shutil.which("openssl") is None: pytest.skip("openssl is not installed: no certificate to test with")
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
@@ -318,10 +318,22 @@ def test_17_a_redirect_in_another_case_and_to_https(sky, tmp_path):
         client = Client(plain.url, manners=QUICK)
         with pytest.raises(ServerFault, match="TLS"): fetched(tmp_path / "untrusted", plain, client=client)
         assert client.requests == 1                                          # a bad certificate does not get better
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cert))
         trusting = Client(plain.url, manners=QUICK)
-        trusting.session.verify = str(cert)
         summary, record = fetched(tmp_path / "out", plain, client=trusting)
     assert summary["complete"] and record.url.str.startswith("https://").all() and record.url.str.contains("/skyserverws/").all()
+
+
+def test_17_ctrl_c_keeps_what_came_and_the_next_run_goes_on(tmp_path):
+    import _thread
+    sky = make_sky(tmp_path / "sky", 60, seed=6)
+    trouble = Trouble(lambda ask, answer, k: _thread.interrupt_main() if sum(trouble.asked.values()) == 30 else None)
+    with serve(sky, faults=trouble, queries=10**6) as server:
+        summary, record = fetched(tmp_path / "out", server)
+        assert not summary["complete"] and "interrupted" in summary["reason"] and 10 < len(record) < 60 and (record.outcome == "ok").all()
+        assert {f.state for f in verify(tmp_path / "out", progress=False).findings} == {"missing"}
+        again, _ = fetched(tmp_path / "out", server)
+    assert again["complete"] and again["requests"] == 60 - len(record)
 
 
 def script(name, tmp_path, *arguments):
