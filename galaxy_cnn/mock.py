@@ -16,7 +16,7 @@ __all__ = ['MOCK_VERSION', 'DRAWS', 'Z_SCATTER', 'Z_SCATTER_SLOPE', 'Z_OF_SIZE',
            'label_noise', 'draw_catalog', 'Stamp', 'Spiral', 'flux', 'Night', 'expose', 'colour_image', 'to_jpeg',
            'draw_cutout', 'make_mock']
 
-# %% ../nbs/01_mock.ipynb #e47bae66
+# %% ../nbs/01_mock.ipynb #b5d6fa04
 import multiprocessing as mp
 import os
 import shutil
@@ -36,7 +36,7 @@ from PIL import Image
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import gaussian_filter
 from scipy.special import i0, ndtr
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .survey import BANDS, CUTOUT_SIZE, FIELD_R90, SDSS_PIXEL, TARGETS, TRUTH, InputError, Survey, read_survey, write_survey
 

@@ -8,7 +8,7 @@ __all__ = ['MISSING', 'CUTOUT_SIZE', 'SDSS_PIXEL', 'FIELD_R90', 'BANDS', 'PERCEN
            'write_json', 'read_json', 'decode', 'read_catalog', 'content_hash', 'versions', 'column_of', 'Survey',
            'read_survey', 'write_survey', 'Problem', 'validate', 'describe']
 
-# %% ../nbs/00_survey.ipynb #290df2ba
+# %% ../nbs/00_survey.ipynb #e59ba7f3
 import hashlib
 import json
 import os
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../nbs/00_survey.ipynb #23459d96
 class InputError(ValueError):

@@ -1,0 +1,207 @@
+"""The command line: the path of a user from a sky to a table, and one sentence for every wrong input."""
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from galaxy_cnn import cli
+
+FAST = ["--arch", "xresnet_tiny", "--epochs", "1"]
+
+
+def call(capsys, *args):
+    "Run `galaxy-cnn` in this process; its exit code, and what it wrote to the two streams"
+    before, sys.argv = sys.argv, ["galaxy-cnn", *map(str, args)]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as e: code = e.code or 0
+    finally: sys.argv = before
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="session")
+def sky(mock_survey): return mock_survey.path
+
+
+@pytest.fixture(scope="session")
+def run(sky, tmp_path_factory):
+    "A Run of one epoch: it knows nothing, and is whole"
+    from galaxy_cnn.train import train
+    return train(sky, tmp_path_factory.mktemp("runs") / "run", arch="xresnet_tiny", epochs=1, quiet=True).path
+
+
+# ---- the path of a user
+
+def test_help_is_quick_and_names_every_command():
+    started = time.perf_counter()
+    text = subprocess.run([Path(sys.executable).with_name("galaxy-cnn"), "--help"], capture_output=True, text=True, check=True).stdout
+    seconds = time.perf_counter() - started
+    assert all(f" {c} " in text for c in ("mock", "train", "evaluate", "mzr", "predict", "demo"))
+    assert seconds < 2, f"{seconds:.2f} s: something heavy is imported before it is needed (0.2 s on a quiet machine)"
+
+
+def test_importing_the_command_line_imports_nothing_heavy():
+    code = "import sys, galaxy_cnn.cli; print(*[m for m in ('torch', 'fastai', 'numpy', 'pandas', 'matplotlib', 'galsim', 'sklearn') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+@pytest.mark.parametrize("command", ["mock", "train", "evaluate", "mzr", "predict", "demo"])
+def test_every_command_has_help(capsys, command):
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0 and "Usage:" in out
+
+
+def test_from_a_sky_to_a_table(capsys, tmp_path):
+    sky, run, table = tmp_path / "sky", tmp_path / "run", tmp_path / "table.parquet"
+    assert call(capsys, "mock", "--out", sky, "--n", 150, "--workers", 1)[0] == 0
+    assert call(capsys, "train", sky, "--out", run, *FAST)[0] == 0
+    code, out, err = call(capsys, "evaluate", run, "--no-tta")
+    assert code == 0 and "RMSE" in out and "ridge" in out, err
+    code, out, err = call(capsys, "mzr", run)
+    assert code == 0 and "fixed mass" in out, err
+    assert call(capsys, "predict", run, sky, "--out", table)[0] == 0
+    assert pd.read_parquet(table)["objID"].tolist() == pd.read_parquet(sky / "catalog.parquet")["objID"].tolist()
+    for name in ("model.json", "models/0.safetensors", "history.csv", "predictions.parquet", "metrics.json", "figures"): assert (run / name).exists(), name
+    assert not (run / "checkpoint").exists() and not list(run.rglob(".*"))
+
+
+def test_predicting_in_spite_of_broken_files_ends_with_1(capsys, sky, run, tmp_path):
+    images = sorted((sky / "images").iterdir())[:6]
+    for f in images: shutil.copy(f, tmp_path)
+    (tmp_path / images[2].name).write_bytes(b"")
+    code, _, err = call(capsys, "predict", run, tmp_path, "--out", tmp_path / "t.csv")
+    assert code == 1 and "zero bytes" in err and len(pd.read_csv(tmp_path / "t.csv")) == 5
+    assert pd.read_csv(tmp_path / "t.errors.csv")["image"].astype(str).tolist() == [images[2].stem]
+    shutil.copy(images[2], tmp_path)
+    assert call(capsys, "predict", run, tmp_path, "--out", tmp_path / "t.csv")[0] == 0
+    assert not (tmp_path / "t.errors.csv").exists(), "the old errors are gone when there are none"
+
+
+# ---- wrong input: what is done to a sky or a run, the command, and the sentence
+
+def image(sky): return sorted((sky / "images").iterdir())[0]
+
+
+def catalog(change):
+    "Damage by rewriting the catalog as a CSV, which has no hash"
+    def damage(sky):
+        table = pd.read_parquet(sky / "catalog.parquet")[["objID", "ra", "dec", "oh_p50"]].astype({"objID": object, "oh_p50": object})
+        for name in ("catalog.parquet", "survey.json"): (sky / name).unlink()
+        change(table).to_csv(sky / "catalog.csv", index=False)
+    return damage
+
+
+def put(column, value, row=2):
+    def change(table):
+        table[column] = table[column].astype(object)
+        table.loc[row, column] = value
+        return table
+    return catalog(change)
+
+
+def as_png(sky): Image.open(image(sky)).convert("RGB").save(image(sky), "PNG")
+def small(sky): Image.open(image(sky)).resize((64, 64)).save(image(sky))
+def cut(sky): image(sky).write_bytes(image(sky).read_bytes()[:900])
+def through_floats(table): return table.assign(objID=(table["objID"].astype(float) // 256 * 256).astype("int64"))
+def repeated(table): return pd.concat([table, table.iloc[:3]])
+def edit(name, old, new): return lambda folder: (folder / name).write_text((folder / name).read_text().replace(old, new))
+def flip(folder): f = folder / "models/0.safetensors"; b = bytearray(f.read_bytes()); b[-5] ^= 255; f.write_bytes(b)
+def nothing(folder): pass
+
+
+TRAIN = ["train", "{sky}", "--out", "{out}", *FAST]
+PREDICT = ["predict", "{run}", "{sky}", "--out", "{out}.csv"]
+EVALUATE = ["evaluate", "{run}"]
+BAD = {  # name: (what is damaged, how, the command, what the sentence says)
+    "truncated JPEG": ("sky", cut, TRAIN, "truncated"),
+    "PNG named .jpg": ("sky", as_png, TRAIN, "not a JPEG"),
+    "zero bytes": ("sky", lambda s: image(s).write_bytes(b""), TRAIN, "zero bytes"),
+    "missing image": ("sky", lambda s: image(s).unlink(), TRAIN, "is missing"),
+    "wrong size": ("sky", small, TRAIN, "64x64 px instead of 128x128"),
+    "duplicate objID": ("sky", catalog(repeated), TRAIN, "stands in more than one row"),
+    "objID as float": ("sky", put("objID", "1.237648704043942e+18"), TRAIN, "row 3: objID is '1.237648704043942e.18', not a whole number"),
+    "objIDs rounded by floats": ("sky", catalog(through_floats), TRAIN, "multiple of 256"),
+    "NaN target": ("sky", put("oh_p50", ""), TRAIN, "oh_p50 = nan.*--drop-bad"),
+    "missing target": ("sky", put("oh_p50", -9999), TRAIN, "oh_p50 = -9999.*--drop-bad"),
+    "text for a number": ("sky", put("oh_p50", "eight"), TRAIN, "row 3: oh_p50 is 'eight', not a number"),
+    "position off the sky": ("sky", put("dec", 123.0), TRAIN, "has no position on the sky"),
+    "empty catalog": ("sky", catalog(lambda t: t.iloc[:0]), TRAIN, "has no rows"),
+    "no objID": ("sky", catalog(lambda t: t.drop(columns="objID")), TRAIN, "has no column objID"),
+    "no catalog": ("sky", lambda s: (s / "catalog.parquet").unlink(), TRAIN, "holds no catalog"),
+    "damaged catalog": ("sky", lambda s: (s / "catalog.parquet").write_bytes(b"PAR1 and then nothing"), TRAIN, "cannot be read as a table"),
+    "catalog of another survey": ("sky", edit("survey.json", '"catalog_hash": "', '"catalog_hash": "0'), TRAIN, "is not the catalog that"),
+    "damaged survey.json": ("sky", lambda s: (s / "survey.json").write_text("{"), TRAIN, "not valid JSON"),
+    "no such Survey": ("sky", nothing, ["train", "{sky}-none", "--out", "{out}"], "There is no Survey at"),
+    "no such column": ("sky", nothing, [*TRAIN, "--target", "colour"], "no column 'colour'.*metallicity"),
+    "no masses": ("sky", catalog(lambda t: t), [*TRAIN, "--target", "log_mass"], "targets that it has: metallicity"),
+    "batch larger than the sample": ("sky", nothing, [*TRAIN, "--bs", "5000"], "Batches of 5000 cannot be made"),
+    "too few galaxies": ("sky", catalog(lambda t: t.iloc[:2]), TRAIN, "training galax"),
+    "no such architecture": ("sky", nothing, ["train", "{sky}", "--out", "{out}", "--arch", "resnet"], "no architecture 'resnet'"),
+    "no such optimiser": ("sky", nothing, [*TRAIN, "--opt", "sgd"], "no optimiser 'sgd'"),
+    "no such device": ("sky", nothing, [*TRAIN, "--device", "cuda:77"], "Device 'cuda:77' cannot be used"),
+    "negative learning rate": ("sky", nothing, [*TRAIN, "--lr", "-1"], "lr must be positive"),
+    "sky split without coordinates": ("sky", catalog(lambda t: t.drop(columns=["ra", "dec"])), [*TRAIN, "--split-by", "sky"], "needs the columns ra and dec"),
+    "output that cannot be written": ("sky", nothing, ["train", "{sky}", "--out", "{sky}/catalog.parquet/run", *FAST], "cannot be written|Not a directory"),
+    "Run that is already there": ("run", nothing, ["train", "{sky}", "--out", "{run}", *FAST], "already holds a Run"),
+    "resumed with other arguments": ("run", nothing, ["train", "{sky}", "--out", "{run}", *FAST, "--seed", "9", "--resume"], "seed was 0, now 9"),
+    "start from another architecture": ("run", nothing, ["train", "{sky}", "--out", "{out}", "--arch", "xresnet9", "--epochs", "1", "--init", "{run}"], "only that can start from it"),
+    "no such Run": ("run", nothing, ["evaluate", "{run}-none"], "holds no Run"),
+    "damaged card": ("run", lambda r: (r / "model.json").write_text('{"arch":'), EVALUATE, "not valid JSON"),
+    "card of another architecture": ("run", edit("model.json", '"xresnet_tiny"', '"xresnet18"'), EVALUATE, "does not hold the weights of xresnet18"),
+    "weights are missing": ("run", lambda r: (r / "models/0.safetensors").unlink(), PREDICT, "0.safetensors is missing"),
+    "weights are truncated": ("run", lambda r: (r / "models/0.safetensors").write_bytes(b"\x10\0\0\0"), PREDICT, "not a readable safetensors"),
+    "a weight was changed": ("run", flip, PREDICT, "is damaged"),
+    "evaluated on another Survey": ("sky", put("oh_p50", 8.5), ["evaluate", "{run}", "--survey", "{sky}"], "is not the Survey that"),
+    "table in no known format": ("run", nothing, ["predict", "{run}", "{sky}", "--out", "{out}.xlsx"], "must end in .parquet or .csv"),
+    "table that cannot be written": ("run", nothing, ["predict", "{run}", "{sky}", "--out", "{sky}/catalog.parquet/t.csv"], "cannot be written"),
+    "nothing to predict": ("run", nothing, ["predict", "{run}", "{sky}-none", "--out", "{out}.csv"], "is no folder"),
+    "folder without images": ("run", nothing, ["predict", "{run}", "{run}/models", "--out", "{out}.csv"], "holds no images"),
+    "not a number": ("sky", nothing, ["train", "{sky}", "--out", "{out}", "--epochs", "many"], "valid integer"),
+    "no such command": ("sky", nothing, ["trian", "{sky}"], "No such command"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_wrong_input_gets_one_sentence_and_exit_code_2(capsys, sky, run, tmp_path, name):
+    what, damage, command, sentence = BAD[name]
+    places = {"sky": sky, "run": run, "out": tmp_path / "out"}
+    shutil.copytree(places[what], tmp_path / what)
+    places[what] = tmp_path / what
+    damage(places[what])
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = call(capsys, *[a.format(**places) for a in command])
+    assert code == 2, (out, err)
+    assert "Traceback" not in err
+    assert pd.Series([err]).str.contains(sentence, flags=16).all(), err  # flag 16: the sentence may be anywhere
+    if err.startswith("galaxy-cnn:"): assert len(err.strip().splitlines()) == 1, err
+    assert sorted(tmp_path.rglob("*")) == before, "a wrong input leaves nothing behind"
+
+
+def test_bad_galaxies_are_left_out_when_asked(capsys, sky, tmp_path):
+    shutil.copytree(sky, tmp_path / "sky")
+    cut(tmp_path / "sky")
+    code, out, err = call(capsys, "train", tmp_path / "sky", "--out", tmp_path / "run", *FAST, "--drop-bad")
+    assert code == 0 and "1 bad ones left out" in out, err
+
+
+# ---- real galaxies
+
+def test_real_galaxies_from_the_command_line(capsys, real, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = call(capsys, "train", real / "sdss_sample", "--out", run, "--arch", "xresnet_tiny", "--epochs", 3, "--folds", 2)
+    assert code == 0, err
+    code, out, err = call(capsys, "evaluate", run, "--no-tta")
+    assert code == 0 and "400" in out and "mock" not in out.lower(), (out, err)
+    code, out, err = call(capsys, "mzr", run)
+    assert code == 0 and "lgm_tot_p50" in out + err, "a Survey without masses gets a sentence"
+    code, out, err = call(capsys, "predict", run, real / "sdss_spirals", "--out", tmp_path / "t.csv", "--no-tta")
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert code == 0 and len(table) == 2000 and np.isfinite(table["metallicity_pred"]).all()
