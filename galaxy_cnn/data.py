@@ -9,7 +9,7 @@ __all__ = ['NSIDE', 'BUFFER_ARCSEC', 'EDGE_POINTS', 'EDGE_MARGIN', 'SPLITS', 'BU
            'try_read_images', 'read_images', 'image_statistics', 'Cutout', 'TargetValues', 'TargetSetup', 'pad_size',
            'galaxy_block', 'galaxy_table', 'default_batch_size', 'make_dls']
 
-# %% ../nbs/04_data.ipynb #a47ea5f8
+# %% ../nbs/04_data.ipynb #d0b3006f
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock
 from PIL import Image
 from scipy.spatial import cKDTree
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .survey import MISSING, InputError, decode
 

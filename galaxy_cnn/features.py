@@ -10,7 +10,7 @@ __all__ = ['SKY_RADIUS', 'FEATURES', 'ANNULI', 'MEDIAN_FROM', 'SOFTENING', 'RING
            'forest_on_features', 'GaussianProcess', 'gp_columns', 'Mean', 'baseline_predictions',
            'cross_validated_baselines']
 
-# %% ../nbs/05_features.ipynb #0a96f239
+# %% ../nbs/05_features.ipynb #6615acb8
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .data import assign_folds, hash01, read_images, split_for_fold
 from .survey import CUTOUT_SIZE, MISSING, InputError

@@ -1,0 +1,250 @@
+"Splits, loaders and readers: what does not read well in chapter 04"
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from astropy import units as u
+from astropy.coordinates import SkyCoord, search_around_sky
+from astropy.io import fits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from galaxy_cnn.data import (BUFFER, BUFFER_ARCSEC, SPLITS, assign_folds, assign_split, crop_pad, default_batch_size, galaxy_block, galaxy_table,
+                             image_statistics, make_dls, near_edge, pad_size, read_image, read_images, ring_around, sky_cell, sky_vectors,
+                             split_counts, split_for_fold, straddling_pairs, try_read_images)
+from galaxy_cnn.survey import InputError, Survey, read_survey
+
+
+def draw_sky(n, seed, ra=(0, 360), sin_dec=(-1, 1)):
+    "Positions with a companion within 45 arcsec of every other galaxy"
+    rng = np.random.default_rng(seed)
+    v = sky_vectors(rng.uniform(*ra, n), np.degrees(np.arcsin(rng.uniform(*sin_dec, n))))
+    v[1::2] = ring_around(v[::2], 1.0)[np.arange(n // 2), rng.integers(0, 32, n // 2)] - v[::2]  # 1 arcsec long
+    v[1::2] = v[::2] + v[1::2] * rng.uniform(1, 45, n // 2)[:, None]
+    v /= np.linalg.norm(v, axis=1, keepdims=True)
+    ids = rng.choice(2**62, n, replace=False)
+    return pd.DataFrame({"objID": ids, "ra": np.degrees(np.arctan2(v[:, 1], v[:, 0])) % 360, "dec": np.degrees(np.arcsin(v[:, 2]))})
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(4, 200).map(lambda n: 2 * n), seed=st.integers(-(2**63), 2**63 - 1), by=st.sampled_from(["sky", "random"]), draw=st.integers(0, 99))
+def test_a_split_depends_on_the_galaxy_and_the_seed_only(n, seed, by, draw):
+    sky = draw_sky(n, draw)
+    whole, folds = assign_split(sky, seed, by), assign_folds(sky, 5, seed, by)
+    rng = np.random.default_rng(draw)
+    some = rng.permutation(n)[:rng.integers(1, n + 1)]
+    assert (assign_split(sky.iloc[some], seed, by) == whole[some]).all()
+    assert (assign_folds(sky.iloc[some], 5, seed, by) == folds[some]).all()
+    more = pd.concat([draw_sky(20, draw + 100), sky], ignore_index=True)
+    assert (assign_split(more, seed, by)[20:] == whole).all()
+    assert sum(split_counts(whole).values()) == n
+
+
+@pytest.mark.parametrize("where", [dict(), dict(sin_dec=(0.99999, 1)), dict(sin_dec=(-1, -0.99999)), dict(ra=(-0.05, 0.05), sin_dec=(-0.4, 0.9))],
+                         ids=["sky", "north pole", "south pole", "ra 0"])
+def test_no_pair_straddles(where):
+    sky = draw_sky(20_000, 3, **where)
+    place = SkyCoord(sky["ra"].to_numpy() * u.deg, sky["dec"].to_numpy() * u.deg)
+    one, other, _, _ = search_around_sky(place, place, BUFFER_ARCSEC * u.arcsec)
+    assert (one < other).sum() > 5000
+    splits = [assign_split(sky, seed, fractions=f) for seed in range(3) for f in ((0.6, 0.2, 0.2), (0.2, 0.4, 0.4))]
+    for split in splits + [split_for_fold(sky, fold) for fold in range(5)]:
+        counts = np.isin(split, SPLITS)
+        assert not ((split[one] != split[other]) & counts[one] & counts[other]).any()
+        assert straddling_pairs(sky, split) == 0
+
+
+def test_pairs_are_really_taken_from_the_edge():
+    sky = draw_sky(100_000, 3)
+    unbuffered = np.where(pd.Series(sky_cell(sky_vectors(sky["ra"], sky["dec"]))) % 2 == 0, "train", "test")
+    assert straddling_pairs(sky, unbuffered) > 20  # without the buffer there would be some
+    near = near_edge(sky_vectors(sky["ra"], sky["dec"]))
+    assert straddling_pairs(sky, np.where(near & (unbuffered == "test"), BUFFER, unbuffered)) == 0
+
+
+@pytest.mark.parametrize("arcsec", [5.0, 30.0, 300.0])
+def test_near_edge_against_dense_sampling(arcsec):
+    rng = np.random.default_rng(0)
+    v = sky_vectors(rng.uniform(0, 360, 4000), np.degrees(np.arcsin(rng.uniform(-1, 1, 4000))))
+    inside = np.zeros(4000, bool)
+    for share in np.linspace(0.05, 0.98, 12): inside |= (sky_cell(ring_around(v, arcsec * share * np.cos(np.pi / 256), 256)) != sky_cell(v)[:, None]).any(1)
+    assert not (inside & ~near_edge(v, arcsec)).any()
+
+
+def test_mock_sky_is_split_without_leak(mock_survey):
+    from galaxy_cnn.mock import draw_catalog
+    catalog = draw_catalog(20_000, 0)
+    split = assign_split(catalog)
+    shares = {k: v / len(catalog) for k, v in split_counts(split).items()}
+    assert straddling_pairs(catalog, split) == 0 < straddling_pairs(catalog, assign_split(catalog, by="random"))
+    assert 0.55 < shares["train"] < 0.65 and 0.15 < shares["valid"] < 0.25 and 0.15 < shares["test"] < 0.25 and shares[BUFFER] < 0.015
+    assert set(assign_split(mock_survey.catalog)) >= set(SPLITS)
+
+
+def test_a_large_catalog_is_split_in_a_second():
+    import time
+    rng = np.random.default_rng(0)
+    catalog = pd.DataFrame({"objID": np.arange(142_186), "ra": rng.uniform(0, 360, 142_186), "dec": np.degrees(np.arcsin(rng.uniform(-1, 1, 142_186)))})
+    for by in ("sky", "random"):
+        start = time.process_time()
+        assign_split(catalog, by=by)
+        assert time.process_time() - start < 3  # 0.15 s on an idle core
+
+
+def test_pinned_splits():
+    "The same galaxies fall into the same splits in every version of this package"
+    catalog = pd.DataFrame({"objID": 1237648704043942146 + np.arange(12), "ra": 30.0 * np.arange(12) + 1, "dec": 15.0 * np.arange(12) - 83})
+    catalog["dec"] = (catalog["dec"] + 90) % 180 - 90
+    assert "".join(s[1] for s in assign_split(catalog, by="random")) == PINNED["random"]
+    assert "".join(s[1] for s in assign_split(catalog, by="sky")) == PINNED["sky"]
+    assert assign_folds(catalog, by="sky").tolist() == PINNED["folds"]
+
+
+PINNED = {"random": "arraerraarrr", "sky": "areerrrrrrrr", "folds": [3, 0, 4, 4, 1, 2, 2, 1, 2, 0, 1, 1]}  # second letters: t-r-ain, v-a-lid, t-e-st
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda c: assign_split(c, by="plate"), "'auto', 'sky' or 'random'"),
+    (lambda c: assign_split(c.drop(columns="ra"), by="sky"), "ra and dec"),
+    (lambda c: assign_split(c.assign(dec=c["dec"].where(c.index != 3))), "has no position"),
+    (lambda c: assign_split(c.assign(ra=-9999.0)), "has no position"),
+    (lambda c: assign_split(c, fractions=(0.5, 0.2, 0.2)), "add up to 1"),
+    (lambda c: assign_split(c, fractions=(1.2, -0.1, -0.1)), "add up to 1"),
+    (lambda c: assign_folds(c, k=1), "at least 2 folds"),
+    (lambda c: split_for_fold(c, 5, k=5), "numbered from 0 to 4"),
+])
+def test_bad_splits(call, words):
+    with pytest.raises(InputError, match=words): call(draw_sky(10, 0))
+
+
+@pytest.mark.parametrize("width", [96, 111, 112, 120, 121, 128, 144, 200])
+def test_validation_crops_as_crop_pad_does(tmp_path, width):
+    image = np.random.default_rng(width).integers(0, 255, (width, width, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    for i in range(4): fits.writeto(tmp_path / f"images/{i}.fits", image.transpose(2, 0, 1))
+    survey = Survey(tmp_path, pd.DataFrame({"objID": range(4), "oh_p50": 9.0}))
+    table = galaxy_table(survey, ["train", "train", "valid", "valid"])
+    dls = galaxy_block(["metallicity"], ([0.0] * 3, [1.0] * 3)).dataloaders(table, bs=2, device="cpu")
+    seen = np.rint(np.asarray(dls.valid.one_batch()[0][0]).transpose(1, 2, 0) * 255).astype(np.uint8)
+    assert (seen == crop_pad(image, 112)).all()
+
+
+def test_training_transforms_are_the_tutorials(mock_survey):
+    "Flips, quarter turns, shifts by up to 16 px, rotation; brightness and scale stay as they are"
+    assert pad_size(112) == 144
+    dls = make_dls(mock_survey, assign_split(mock_survey.catalog), device="cpu")
+    names = [type(t).__name__ for t in (*dls.train.after_item.fs, *dls.train.after_batch.fs)]
+    assert names[:2] == ["CropPad", "RandomCrop"] and names[-1] == "Normalize"
+    affine = [f.func.__name__ for t in dls.train.after_batch.fs for f in getattr(t, "aff_fs", [])]
+    assert affine == ["dihedral_mat", "rotate_mat"] and not any(getattr(t, "coord_fs", []) for t in dls.train.after_batch.fs)
+    assert "LightingTfm" not in names and "WarpTfm" not in names
+
+
+def test_statistics_are_those_given(mock_survey):
+    split = assign_split(mock_survey.catalog)
+    stats = image_statistics(np.array(mock_survey.image_files)[split == "train"])
+    random.seed(5); torch.manual_seed(5)
+    dls = make_dls(mock_survey, split, device="cpu")
+    assert dls.stats == stats
+    normalize = dls.train.after_batch.fs[-1]
+    assert np.allclose(normalize.mean.ravel(), stats[0]) and np.allclose(normalize.std.ravel(), stats[1])
+    assert dls.train.after_batch.fs[-1].mean.dtype == torch.float32
+
+
+def test_ids_survive_and_targets_belong_to_their_image(mock_survey):
+    "fastai's ColReader turns a row of numbers into floats: 399 of 400 paths were wrong"
+    split = assign_split(mock_survey.catalog)
+    dls = make_dls(mock_survey, split, targets=("metallicity", "log_mass", "log_sfr"), device="cpu")
+    for k in (0, len(dls.valid_ds) - 1):
+        row = np.flatnonzero(split == "valid")[k]
+        image, y = dls.valid_ds[k]
+        assert (np.asarray(image) == read_image(mock_survey.image_path(mock_survey.catalog["objID"][row]))).all()
+        assert np.allclose(y, [mock_survey.target(t)[row] for t in ("metallicity", "log_mass", "log_sfr")], atol=1e-6)
+
+
+def test_every_epoch_sees_other_crops_and_reseeding_brings_them_back(mock_survey):
+    split = assign_split(mock_survey.catalog)
+    dls = make_dls(mock_survey, split, device="cpu")
+    def epoch(seed):
+        dls.train.rng = random.Random(seed); random.seed(seed); torch.manual_seed(seed); np.random.seed(seed)
+        return torch.cat([torch.as_tensor(x) for x, _ in dls.train])
+    assert torch.equal(epoch(1), epoch(1)) and not torch.equal(epoch(1), epoch(2))
+
+
+@pytest.mark.parametrize("given, words", [(dict(bs=1000), "leaves no step"), (dict(bs=0), "leaves no step"), (dict(targets=("mass",)), "no column 'mass'")])
+def test_bad_loaders(mock_survey, given, words):
+    with pytest.raises(InputError, match=words): make_dls(mock_survey, assign_split(mock_survey.catalog), **given)
+
+
+@given(st.integers(16, 200_000), st.integers(2, 512))
+def test_an_epoch_has_eight_steps(n, bs):
+    assert n // default_batch_size(n, bs) >= 8 and 2 <= default_batch_size(n, bs) <= bs
+
+
+FAULTS = {
+    "empty.jpg": (b"", "zero bytes"),
+    "text.jpg": (b"<html>503</html>", "not a JPEG"),
+    "text.fits": (b"<html>503</html>", "cannot be read as a cutout"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_unreadable_files_are_named(tmp_path, mock_survey, name):
+    content, words = FAULTS[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words) as e: read_image(tmp_path / name)
+    assert name in str(e.value)
+    files = [*mock_survey.image_files[:3], tmp_path / name, tmp_path / "missing.jpg", mock_survey.image_files[3]]
+    images, ok, messages = try_read_images(files)
+    assert ok.tolist() == [True, True, True, False, False, True] and (images[5] == read_image(files[5])).all() and images[3].max() == 0
+    assert name in messages[3] and "missing.jpg does not exist" in messages[4] and messages[0] == ""
+    with pytest.raises(InputError, match=rf"{name}.*\(2 of 6 images\)"): read_images(files)
+
+
+@pytest.mark.parametrize("planes, words", [
+    (np.zeros((3, 8)), "3 x H x W"), (np.zeros((4, 8, 8)), "3 x H x W"), (np.full((3, 8, 8), np.nan), "from 0 to 1"), (np.full((3, 8, 8), -0.5), "from 0 to 1"),
+    (np.full((3, 8, 8), 300, np.int16), "8-bit pixels"),
+])
+def test_fits_that_are_no_cutouts(tmp_path, planes, words):
+    fits.writeto(tmp_path / "a.fits", planes)
+    with pytest.raises(InputError, match=words): read_image(tmp_path / "a.fits")
+
+
+def test_fits_in_an_extension_and_compressed(tmp_path):
+    pixels = np.arange(192, dtype=np.uint8).reshape(3, 8, 8)
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(pixels)]).writeto(tmp_path / "a.fits.gz")
+    assert (read_image(tmp_path / "a.fits.gz") == pixels.transpose(1, 2, 0)).all()
+
+
+def test_mixed_sizes(tmp_path):
+    for width in (64, 80): Image.new("RGB", (width, width)).save(tmp_path / f"{width}.jpg")
+    files = [tmp_path / "64.jpg", tmp_path / "80.jpg"]
+    with pytest.raises(InputError, match="80.jpg is 80x80 px, the images before it 64x64"): read_images(files)
+    assert read_images(files, 72).shape == (2, 72, 72, 3)
+    assert try_read_images([]) [0].shape[0] == 0 and try_read_images([tmp_path / "none.jpg"])[1].tolist() == [False]
+
+
+def test_real_spirals_do_not_straddle(real):
+    "2,000 real positions: how many are left out, and that no pair remains"
+    survey = read_survey(real / "sdss_spirals")
+    place = SkyCoord(survey.catalog["ra"].to_numpy() * u.deg, survey.catalog["dec"].to_numpy() * u.deg)
+    one, other, _, _ = search_around_sky(place, place, BUFFER_ARCSEC * u.arcsec)
+    for seed in range(5):
+        split = assign_split(survey.catalog, seed)
+        counted = np.isin(split, SPLITS)
+        assert not ((split[one] != split[other]) & counted[one] & counted[other]).any() and straddling_pairs(survey.catalog, split) == 0
+        shares = np.array(list(split_counts(split).values())) / len(survey)
+        assert np.abs(shares - [0.6, 0.2, 0.2, 0.007]).max() < 0.06
+    assert set(assign_folds(survey.catalog)) == {-1, 0, 1, 2, 3, 4} and (assign_folds(survey.catalog) == -1).mean() < 0.03
+
+
+def test_real_sample_loads(real):
+    survey = read_survey(real / "sdss_sample")
+    split = assign_split(survey.catalog)
+    dls = make_dls(survey, split, device="cpu")
+    assert split_counts(split)[BUFFER] == 0 and len(dls.train) >= 8 and len(dls.train_ds) + len(dls.valid_ds) == np.isin(split, ["train", "valid"]).sum()
+    x, y = dls.one_batch()
+    assert 7.5 < float(y.min()) and float(y.max()) < 9.5 and abs(float(x.mean())) < 0.5

@@ -1,0 +1,119 @@
+"Features and baselines: faults, properties, real sample"
+import numpy as np
+import pytest
+
+from galaxy_cnn.data import assign_split, read_images
+from galaxy_cnn.features import (BASELINES, FEATURES, GaussianProcess, baseline_predictions, cross_validated_baselines, gp_columns, measure,
+                                 measure_images)
+from galaxy_cnn.survey import InputError, Survey, read_survey
+
+
+@pytest.fixture(scope="module")
+def features(mock_survey): return measure(mock_survey.image_files)
+
+
+def rmse(a, b): return float(np.sqrt(np.mean((np.asarray(a) - np.asarray(b)) ** 2)))
+
+
+def test_every_feature_is_documented():
+    assert 40 <= len(FEATURES) <= 80
+    assert {f.group for f in FEATURES.values()} == {"sky", "brightness", "colour", "size", "shape", "texture"}
+    assert all(len(f.doc) > 3 for f in FEATURES.values()) and not any(FEATURES[c].group == "sky" for c in gp_columns())
+
+
+def test_order_and_threads_change_nothing(mock_survey, features):
+    turned = measure(mock_survey.image_files[::-1], workers=1)
+    assert np.allclose(turned[::-1], features, atol=1e-4)
+    assert measure(mock_survey.image_files, workers=3).equals(features)
+    assert measure([]).shape == (0, len(FEATURES))
+
+
+@pytest.mark.parametrize("images", [np.zeros((1, 128, 128, 3)), np.full((1, 128, 128, 3), 255), np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3)),
+                                    np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)), np.eye(120)[None, ..., None].repeat(3, 3) * 255])
+def test_features_are_always_finite(images):
+    assert np.isfinite(measure_images(images.astype(np.uint8)).to_numpy()).all()
+
+
+def test_a_resampled_image_measures_alike(mock_survey, features):
+    "Radii are in px of 128, whatever the width of the image"
+    from PIL import Image
+    images = read_images(mock_survey.image_files[:60])
+    double = np.stack([np.asarray(Image.fromarray(i).resize((256, 256), Image.BICUBIC)) for i in images])
+    for name in ("r50", "isophote_25", "gr_total", "ellipticity", "brightness_7-10", "concentration"):
+        assert np.corrcoef(measure_images(double)[name], features[name][:60])[0, 1] > 0.98
+        assert abs((measure_images(double)[name] - features[name][:60]).median()) < 0.06
+
+
+def test_an_unreadable_image_is_named(tmp_path, mock_survey):
+    (tmp_path / "bad.jpg").write_bytes(b"no")
+    with pytest.raises(InputError, match="bad.jpg"): measure([*mock_survey.image_files[:2], tmp_path / "bad.jpg"])
+
+
+def test_gaussian_process_keeps_a_part_of_many(monkeypatch):
+    import galaxy_cnn.features as chapter
+    monkeypatch.setattr(chapter, "GP_TUNE", 60), monkeypatch.setattr(chapter, "GP_KEEP", 100)
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-2, 2, (400, 2))
+    y = np.sin(2 * X[:, 0]) + 0.05 * rng.normal(size=400)
+    order = rng.random(400)
+    model = GaussianProcess(order).fit(X, y)
+    assert len(model.model.X_train_) == 100 and rmse(model.predict(X), np.sin(2 * X[:, 0])) < 0.1
+    turn = rng.permutation(400)
+    again = GaussianProcess(order[turn]).fit(X[turn], y[turn])
+    assert np.allclose(again.predict(X), model.predict(X), atol=1e-4)
+    mean, sigma = model.predict(X, return_std=True)
+    assert sigma.shape == (400,) and (sigma > 0).all()
+
+
+def test_nothing_of_the_held_out_galaxies_is_used(mock_survey, features):
+    train = assign_split(mock_survey.catalog) == "train"
+    names = ("mean", "ridge", "random_forest_image")
+    predicted = baseline_predictions(mock_survey, train, features=features, names=names)
+    lying = mock_survey.select(np.full(len(mock_survey), True))
+    lying.catalog["oh_p50"] = np.where(train, lying.catalog["oh_p50"], np.nan)
+    strange = features.copy()
+    strange[~train] = 3 * features[~train] + 1
+    other = baseline_predictions(lying, train, features=strange, names=names)
+    assert np.allclose(other[train], predicted[train], atol=1e-9)
+
+
+def test_missing_columns_and_targets_give_reasons(mock_survey, features):
+    bare = Survey(mock_survey.path, mock_survey.catalog[["objID", "oh_p50"]].copy())
+    bare.catalog.loc[:4, "oh_p50"] = -9999
+    out = baseline_predictions(bare, np.arange(len(bare)) < 100, features=features, names=("mean", "random_forest"))
+    assert list(out) == ["mean"] and "modelMag_g, modelMag_r, modelMag_i" in out.attrs["missing"]["random_forest"]
+    assert np.isclose(out["mean"][0], bare.target("metallicity")[5:100].mean())
+    with pytest.raises(InputError, match="no column 'lgm_tot_p50'"): baseline_predictions(bare, np.full(len(bare), True), "log_mass", features=features)
+    holes = mock_survey.select(np.full(len(mock_survey), True))
+    holes.catalog.loc[::7, "modelMag_g"] = -9999
+    assert np.isfinite(baseline_predictions(holes, np.arange(len(holes)) < 100, features=features, names=("random_forest",))).all().all()
+
+
+def test_shuffled_labels_score_like_the_mean(mock_survey, features):
+    shuffled = mock_survey.select(np.full(len(mock_survey), True))
+    shuffled.catalog["oh_p50"] = np.random.default_rng(0).permutation(shuffled.catalog["oh_p50"])
+    out = cross_validated_baselines(shuffled, k=2, features=features, by="random")
+    y = shuffled.target("metallicity")
+    scores = {name: rmse(out[name], y) / rmse(out["mean"], y) for name in BASELINES}
+    assert all(0.95 < s < 1.2 for s in scores.values()), scores
+
+
+def test_galaxies_near_an_edge_are_not_predicted(mock_survey, features):
+    sky = mock_survey.select(np.full(len(mock_survey), True))
+    sky.catalog.loc[0, ["ra", "dec"]] = 45.0, 90.0
+    out = cross_validated_baselines(sky, features=features, names=("mean",))
+    assert np.isnan(out["mean"][0]) and np.isfinite(out["mean"][1:]).mean() > 0.95
+
+
+def test_real_sample(real):
+    "Five folds over 400 real galaxies, two seeds: what chapter 05 promises"
+    survey = read_survey(real / "sdss_sample")
+    table, y = measure(survey.image_files), survey.target("metallicity")
+    assert np.isfinite(table.to_numpy()).all()
+    correlation = table.corrwith(survey.catalog["oh_p50"], method="spearman")
+    assert correlation["gr_total"] > 0.5 and correlation["ri_total"] > 0.5 and correlation["ellipticity"] < -0.2 and correlation["isophote_25"] > 0.3
+    runs = [cross_validated_baselines(survey, seed=seed, features=table) for seed in (0, 1)]
+    scores = {name: np.mean([rmse(r[name], y) for r in runs]) for name in runs[0]}
+    assert list(scores) == ["mean", "ridge", "random_forest_image", "gaussian_process"]
+    assert "modelMag_g" in runs[0].attrs["missing"]["random_forest"]
+    assert 0.195 < scores["mean"] < 0.205 and scores["ridge"] < 0.115 and scores["random_forest_image"] < 0.108 and scores["gaussian_process"] < 0.098
