@@ -4,18 +4,29 @@
 
 # %% auto #0
 __all__ = ['GAUSSIAN', 'OUTLIER_NMAD', 'METRICS', 'N_BOOT', 'LEVEL', 'CHUNK', 'OBSERVED', 'PREDICTED', 'PAPER', 'FEW', 'LABELS',
-           'GALLERY_SHARE', 'rmse', 'nmad', 'median_bias', 'outlier_fraction', 'r2', 'pearson', 'spearman', 'resamples',
-           'bootstrap', 'interval', 'paired_difference', 'scores', 'canvas', 'label_of', 'head', 'binned_errors',
-           'plot_cloud', 'plot_binned_errors', 'density_figure', 'plot_residuals', 'plot_distributions',
-           'distribution_figure', 'history_figure', 'plot_models', 'gallery_rows', 'gallery_figure']
+           'NAMES', 'GALLERY_SHARE', 'DTYPES', 'COMPARED', 'MIN_SCORED', 'HEADLINE', 'rmse', 'nmad', 'median_bias',
+           'outlier_fraction', 'r2', 'pearson', 'spearman', 'resamples', 'bootstrap', 'interval', 'paired_difference',
+           'scores', 'canvas', 'label_of', 'head', 'binned_errors', 'plot_cloud', 'plot_binned_errors',
+           'density_figure', 'plot_residuals', 'plot_distributions', 'distribution_figure', 'history_figure',
+           'plot_models', 'gallery_rows', 'gallery_figure', 'symmetries', 'forward', 'predict_array', 'predict_files',
+           'held_out', 'predict_survey', 'baselines', 'label_noise', 'score_target', 'prediction_table', 'sky_name',
+           'save_figures', 'target_figures', 'evaluate', 'with_interval', 'format_table']
 
-# %% ../nbs/08_evaluate.ipynb #7ab21060
+# %% ../nbs/08_evaluate.ipynb #53e4b0e6
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from scipy.stats import norm, rankdata
+from tqdm import tqdm
 
-from .data import read_image
+from .data import BUFFER, SPLITS, crop_pad, read_image, read_images, sky_cell, sky_vectors
+from .features import baseline_predictions, cross_validated_baselines, measure
+from .survey import InputError, Survey, atomic_path, read_json, write_json
+from .train import CARD, Run, choose_device, choose_precision, read_run
 
 # %% ../nbs/08_evaluate.ipynb #5ae467df
 def rmse(
@@ -156,19 +167,23 @@ def scores(
     "All metrics with their intervals"
     return {name: interval(f, true, pred, groups=groups) for name, f in METRICS.items()}
 
-# %% ../nbs/08_evaluate.ipynb #a45d62e1
+# %% ../nbs/08_evaluate.ipynb #c5b3323e
 OBSERVED, PREDICTED = "black", "#c1272d"  # observed black, predicted red, as in Wu & Boada 2019
 PAPER = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2}  # behind numbers written into a panel
 FEW = 1000  # galaxies; below that points are drawn instead of hexagons
-LABELS = {"metallicity": "12 + log(O/H)", "log_mass": r"log $M_\star/M_\odot$", "log_sfr": r"log SFR / ($M_\odot$ yr$^{-1}$)"}
+LABELS = {"metallicity": "12 + log(O/H)", "log_mass": r"log $M_*/M_\odot$", "log_sfr": r"log SFR / ($M_\odot$ yr$^{-1}$)"}
 
-# %% ../nbs/08_evaluate.ipynb #efa475c3
+# %% ../nbs/08_evaluate.ipynb #5144867b
 def canvas(
     width=5.0,  # inch
     height=4.0,  # inch
 ):
     "An empty Figure that belongs to no window"
-    return Figure(figsize=(width, height), layout="constrained", dpi=100)
+    return Figure(figsize=(width, height), layout="constrained", dpi=75)
+
+# %% ../nbs/08_evaluate.ipynb #54b1c628
+NAMES = {"cnn": "CNN", "mean": "predict the mean", "ridge": "ridge, image features", "random_forest": "random forest, g r i",
+         "random_forest_image": "random forest, image features", "gaussian_process": "Gaussian process, image features"}
 
 # %% ../nbs/08_evaluate.ipynb #a68699d5
 def label_of(target):
@@ -304,7 +319,7 @@ def distribution_figure(
     head(right, sky)
     return fig
 
-# %% ../nbs/08_evaluate.ipynb #663ef092
+# %% ../nbs/08_evaluate.ipynb #80e55a4e
 def history_figure(
     history: pd.DataFrame,  # history.csv of a Run: network, epoch, train_loss, valid_loss, lr
     sky="",  # 'mock sky' or the survey's name
@@ -318,6 +333,7 @@ def history_figure(
         left.plot(rows["epoch"] + 1, rows["valid_loss"], color=PREDICTED, lw=1, label="held out" if first else None)
         right.plot(rows["epoch"] + 1, rows["lr"], color=OBSERVED, lw=1)
     left.set(xlabel="epoch", ylabel="RMSE / scatter of the target", yscale="log")
+    left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("{x:.1g}")
     left.legend(fontsize=8, frameon=False)
     right.set(xlabel="epoch", ylabel="learning rate")
@@ -356,7 +372,7 @@ def gallery_rows(
     pools = {"lowest": order[:end], "highest": order[-end:], "random": order}
     return {name: np.sort(rng.choice(pool, columns, replace=False)) for name, pool in pools.items()}
 
-# %% ../nbs/08_evaluate.ipynb #b8886ce5
+# %% ../nbs/08_evaluate.ipynb #d92af899
 def gallery_figure(
     files,  # paths of the cutouts [n]
     true,  # [n]
@@ -368,7 +384,7 @@ def gallery_figure(
 ) -> Figure:
     "Cutouts with low, high and random true values; above each the observed value (black) and the predicted one (red)"
     true, pred, rows = np.asarray(true), np.asarray(pred), gallery_rows(true, columns, seed)
-    fig = canvas(1.15 * columns, 4.6)
+    fig = canvas(1.15 * columns, 4.3)
     axes = fig.subplots(len(rows), columns, squeeze=False)
     for ax in axes.flat: ax.set(xticks=[], yticks=[])
     for (name, chosen), line in zip(rows.items(), axes):
@@ -379,3 +395,291 @@ def gallery_figure(
             ax.set_title(f"{pred[i]:.2f}", fontsize=8, loc="right", pad=2, color=PREDICTED)
     fig.suptitle(f"{label_of(target)}: observed (left), predicted (right, red)    {sky}", fontsize=9)
     return fig
+
+# %% ../nbs/08_evaluate.ipynb #33c5c582
+def symmetries(
+    x,  # images [..., H, W], H = W
+):
+    "Yield the eight symmetries of a square: an image, its quarter turns, and their mirror images"
+    for y in (x, x.transpose(-1, -2)): yield from (y, y.flip(-1), y.flip(-2), y.flip(-1, -2))
+
+# %% ../nbs/08_evaluate.ipynb #37ef2024
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+# %% ../nbs/08_evaluate.ipynb #365a5d95
+def forward(
+    model,  # in eval mode
+    x,  # normalised images [B, 3, H, W]
+    tta=True,  # average over the eight symmetries
+    precision="fp32",  # 'fp32', 'bf16', 'fp16'
+):  # [B, n_targets], float32
+    "A network's answer, averaged over the symmetries"
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast(x.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
+        views = symmetries(x) if tta else [x]
+        answers = [model(v).float() for v in views]
+    return sum(answers) / len(answers)
+
+# %% ../nbs/08_evaluate.ipynb #0e420af9
+def predict_array(
+    run: Run,
+    images,  # uint8 [n, H, W, 3]; the central `run.size` px are used
+    k=None,  # number of the network; None: mean over all
+    tta=True,  # average over the eight symmetries
+    bs=256,  # images on the device at a time
+) -> np.ndarray:  # float64 [n, n_targets], physical units
+    "Predictions for cutouts in memory"
+    if images.shape[1:3] != (run.size, run.size): images = np.stack([crop_pad(i, run.size) for i in images])
+    device = choose_device()
+    precision = run.card["precision"] if run.card["precision"] == "fp32" else choose_precision("auto", device)
+    out = np.zeros((len(images), len(run.targets)))
+    for i in range(0, len(images), bs):
+        pixels = torch.from_numpy(images[i:i + bs]).to(device).permute(0, 3, 1, 2).float() / 255
+        for j in range(len(run.networks)) if k is None else [k]:
+            mean, std = (torch.tensor(v, device=device, dtype=torch.float32).view(3, 1, 1) for v in run.mean_std(j))
+            out[i:i + bs] += forward(run.networks[j].to(device), (pixels - mean) / std, tta, precision).cpu().numpy()
+    return out / (len(run.networks) if k is None else 1)
+
+# %% ../nbs/08_evaluate.ipynb #89da2b1b
+def predict_files(
+    run: Run,
+    files,  # paths of cutouts
+    k=None,  # number of the network; None: mean over all
+    tta=True,  # average over the eight symmetries
+    bs=256,  # images in a batch
+) -> np.ndarray:  # float64 [n, n_targets], physical units
+    "Predictions for files; `InputError` names the first that cannot be read"
+    batches = [list(files[i:i + bs]) for i in range(0, len(files), bs)]
+    out = [np.zeros((0, len(run.targets)))]
+    with ThreadPoolExecutor(1) as ahead, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2, leave=False) as bar:
+        waiting = [ahead.submit(read_images, b, run.size) for b in batches[:1]]
+        for i, batch in enumerate(batches):
+            waiting += [ahead.submit(read_images, b, run.size) for b in batches[i + 1:i + 2]]
+            out.append(predict_array(run, waiting.pop(0).result(), k, tta, bs))
+            bar.update(len(batch))
+    return np.concatenate(out)
+
+# %% ../nbs/08_evaluate.ipynb #b29ebf5e
+def held_out(
+    run: Run,
+    split,  # [n] names, as `run.split_of` gives them
+) -> tuple:  # bool [n], and what to call them
+    "The galaxies that score the Run"
+    split = np.asarray(split, str)
+    return (split != BUFFER, "out-of-fold") if run.folds else (split == "test", "test")
+
+# %% ../nbs/08_evaluate.ipynb #2a510523
+def predict_survey(
+    run: Run,
+    survey: Survey,  # from `run.survey()`
+    split,  # [n] names, as `run.split_of` gives them
+    tta=True,  # average over the eight symmetries
+    bs=256,
+) -> np.ndarray:  # [n, n_targets]
+    "Predictions for all galaxies of the Run's Survey; with folds each comes from the network that has not seen it"
+    files, split = np.array(survey.image_files), np.asarray(split, str)
+    if not run.folds: return predict_files(run, files, tta=tta, bs=bs)
+    out = np.zeros((len(files), len(run.targets)))
+    for name in np.unique(split):
+        k = None if name == BUFFER else int(name.removeprefix("fold"))
+        out[split == name] = predict_files(run, files[split == name], k, tta, bs)
+    return out
+
+# %% ../nbs/08_evaluate.ipynb #a4a1da21
+def baselines(
+    run: Run,
+    survey: Survey,  # from `run.survey()`
+    split,  # [n] names, as `run.split_of` gives them
+    target,  # name
+    features=None,  # of `measure`, where they are known already
+) -> pd.DataFrame:  # [n], one column per baseline; .attrs['missing'] says why others are not there
+    "What the baselines say about galaxies that they have not seen either"
+    known = run.card["split"]
+    if run.folds: return cross_validated_baselines(survey, run.folds, known["seed"], known["by"], target, features)
+    return baseline_predictions(survey, np.asarray(split) == "train", target, known["seed"], features)
+
+# %% ../nbs/08_evaluate.ipynb #ecfe8f4f
+def label_noise(
+    survey: Survey,  # the galaxies that are scored
+    target,  # name
+    groups=None,  # [n] to draw whole groups of galaxies
+) -> dict:  # label_noise (mock) and quoted_label_noise, each value, lo, hi, n
+    "RMSE of the labels about the truth where it is known, and the RMS of the error that the catalog quotes"
+    found, truth = {}, survey.truth(target)
+    if truth is not None: found["label_noise"] = interval(rmse, truth, survey.target(target), groups=groups)
+    if target == "metallicity" and survey.has("oh_p16", "oh_p84"):
+        sigma = (survey.target("oh_p84") - survey.target("oh_p16")) / 2
+        known = np.isfinite(sigma)
+        if known.any(): found["quoted_label_noise"] = interval(rmse, 0 * sigma[known], sigma[known], groups=None if groups is None else groups[known])
+    return found
+
+# %% ../nbs/08_evaluate.ipynb #baa7fa51
+COMPARED = (rmse, nmad)  # metrics of the paired differences
+
+# %% ../nbs/08_evaluate.ipynb #5d675015
+def score_target(
+    survey: Survey,  # the galaxies that are scored
+    target,  # name
+    pred,  # [n]
+    others,  # DataFrame [n], one column per baseline
+    groups=None,  # [n] to draw whole groups of galaxies
+) -> dict:
+    "Metrics of the network and the baselines, paired differences, label noise"
+    true, truth = survey.target(target), survey.truth(target)
+    found = {"cnn": scores(true, pred, groups), "baselines": {name: scores(true, others[name], groups) for name in others}}
+    found["cnn_minus"] = {name: {f.__name__: paired_difference(f, true, pred, others[name], groups=groups) for f in COMPARED} for name in others}
+    found |= label_noise(survey, target, groups)
+    if truth is not None: found["cnn_against_truth"] = interval(rmse, truth, pred, groups=groups)
+    return found
+
+# %% ../nbs/08_evaluate.ipynb #70ee3f30
+def prediction_table(
+    run: Run,
+    survey: Survey,  # from `run.survey()`
+    split,  # [n] names
+    pred,  # [n, n_targets]
+) -> pd.DataFrame:
+    "Predictions of labelled galaxies with split and covariates"
+    catalog = survey.catalog.drop(columns="objID")
+    first = pd.DataFrame({"image": [Path(f).stem for f in survey.image_files], "objID": survey.catalog["objID"].astype("Int64")})
+    return pd.concat([first, pd.DataFrame(pred, columns=[f"{t}_pred" for t in run.targets]), pd.Series(np.asarray(split), name="split"), catalog], axis=1)
+
+# %% ../nbs/08_evaluate.ipynb #10c7695c
+def sky_name(
+    survey: Survey,
+) -> str:
+    "What a figure says about where its galaxies are from"
+    return "mock sky" if survey.is_mock else survey.name
+
+# %% ../nbs/08_evaluate.ipynb #4eeb441f
+def save_figures(
+    folder,  # figures/ of a Run
+    figures,  # name -> Figure
+    figure_format="png",  # or 'pdf'
+):
+    "Write figures, each atomically"
+    for name, figure in figures.items():
+        with atomic_path(Path(folder) / f"{name}.{figure_format}") as tmp: figure.savefig(tmp, format=figure_format, dpi=150)
+
+# %% ../nbs/08_evaluate.ipynb #b5604135
+def target_figures(
+    survey: Survey,  # the galaxies that are scored
+    target,  # name
+    pred,  # [n]
+    found,  # from `score_target`
+    which,  # what to call the galaxies
+) -> dict:  # name -> Figure
+    "The figures of one target"
+    true, sky = survey.target(target), sky_name(survey)
+    note = f"{which} galaxies"
+    fig = canvas(5.5, 1.2 + 0.45 * (1 + len(found["baselines"])))
+    ax = fig.subplots()
+    rows = {"cnn": found["cnn"], **found["baselines"]}
+    plot_models(ax, {NAMES.get(name, name): v["rmse"] for name, v in rows.items()}, found.get("label_noise"))
+    head(ax, sky, f"{note}, n = {len(true):,}")
+    return {"density": density_figure(true, pred, target, sky, note), "distributions": distribution_figure(true, pred, target, sky, note),
+            "gallery": gallery_figure(survey.image_files, true, pred, target, sky), "models": fig}
+
+# %% ../nbs/08_evaluate.ipynb #f821d8bd
+MIN_SCORED = 3  # held-out galaxies below which nothing can be said
+
+# %% ../nbs/08_evaluate.ipynb #08e484da
+def evaluate(
+    run,  # a Run or its folder
+    survey=None,  # the Run's Survey or its folder, where it has moved
+    tta=True,  # average over the eight symmetries
+    bs=256,  # cutouts in a batch
+    figure_format="png",  # or 'pdf'
+    by_cell=False,  # bootstrap whole cells of sky instead of galaxies
+) -> dict:  # what is in metrics.json
+    "Score a Run: predictions.parquet, metrics.json, figures/ and the card's headline"
+    run = run if isinstance(run, Run) else read_run(run)
+    survey = run.survey(getattr(survey, "path", survey))
+    split = run.split_of(survey).to_numpy()
+    held, which = held_out(run, split)
+    if held.sum() < MIN_SCORED: raise InputError(f"{run.path} has {held.sum()} {which} galaxies, too few to score: train with --folds on a Survey this small.")
+    pred = predict_survey(run, survey, split, tta, bs)
+    with atomic_path(run.path / "predictions.parquet") as tmp: prediction_table(run, survey, split, pred).to_parquet(tmp, index=False)
+    metrics = {**_context(run, survey, which, held, tta, by_cell), "targets": _score_all(run, survey, split, held, pred, by_cell)}
+    write_json(run.path / "metrics.json", metrics)
+    save_figures(run.path / "figures", _all_figures(run, survey.select(held), pred[held], metrics), figure_format)
+    _write_headline(run, metrics)
+    return read_json(run.path / "metrics.json")
+
+# %% ../nbs/08_evaluate.ipynb #4de4c644
+def _context(run, survey, which, held, tta, by_cell):
+    "What was measured, on what, how"
+    return {"sky": "mock" if survey.is_mock else "real", "survey": survey.name, "fingerprint": run.card["survey"]["fingerprint"], "split": which, "n": int(held.sum()),
+            "split_by": run.card["split"]["by"], "arch": run.card["arch"], "networks": [n["sha256"] for n in run.card["networks"]], "tta": tta,
+            "bootstrap": {"resamples": N_BOOT, "level": LEVEL, "unit": "sky cell" if by_cell else "galaxy"}}
+
+# %% ../nbs/08_evaluate.ipynb #bd2776c5
+def _score_all(run, survey, split, held, pred, by_cell):
+    "Scores of every target"
+    if by_cell and not survey.has("ra", "dec"): raise InputError(f"{survey.path} has no coordinates (ra, dec), so there are no sky cells to draw.")
+    scored = survey.select(held)
+    groups = sky_cell(sky_vectors(scored.catalog["ra"], scored.catalog["dec"])) if by_cell else None
+    features, found = measure(survey.image_files), {}
+    for i, target in enumerate(tqdm(run.targets, "scoring", delay=2, leave=False)):
+        others = baselines(run, survey, split, target, features)
+        found[target] = score_target(scored, target, pred[held, i], others[held], groups) | {"not_possible": others.attrs["missing"]}
+        if not run.folds:
+            true = survey.target(target)
+            rows = {s: np.asarray(split) == s for s in SPLITS[:2]}
+            found[target]["cnn_rmse_elsewhere"] = {s: interval(rmse, true[r], pred[r, i]) for s, r in rows.items() if r.any()}
+    return found
+
+# %% ../nbs/08_evaluate.ipynb #7f14d93b
+def _all_figures(run, scored, pred, metrics):
+    "Figures of all targets, and of the training; the first target's have the plain names"
+    figures = {"history": history_figure(run.history(), sky_name(scored))}
+    for i, target in enumerate(run.targets):
+        found = target_figures(scored, target, pred[:, i], metrics["targets"][target], metrics["split"])
+        figures |= {name + (f"_{target}" if i else ""): figure for name, figure in found.items()}
+    return figures
+
+# %% ../nbs/08_evaluate.ipynb #4df0261e
+HEADLINE = ("rmse", "nmad", "median_bias")
+
+# %% ../nbs/08_evaluate.ipynb #fc526b9a
+def _write_headline(run, metrics):
+    "Put the headline numbers into the card, beside those of the training"
+    numbers = {t: {m: found["cnn"][m] for m in HEADLINE} for t, found in metrics["targets"].items()}
+    run.card["headline"] |= {k: metrics[k] for k in ("split", "n", "tta")} | numbers
+    write_json(run.path / CARD, run.card)
+
+# %% ../nbs/08_evaluate.ipynb #0ef02717
+def with_interval(
+    v,  # {value, lo, hi}, or None
+    digits=4,
+    sign="",  # '+' to write the sign always
+) -> str:
+    "A number with its interval: '0.0850 (0.0834, 0.0865)'"
+    if v is None or v["value"] is None or not np.isfinite(v["value"]): return "-"
+    return "{:{f}} ({:{f}}, {:{f}})".format(v["value"], v["lo"], v["hi"], f=f"{sign}.{digits}f")
+
+# %% ../nbs/08_evaluate.ipynb #f929c892
+def _model_rows(arch, found):
+    "Rows of the table of one target: name, n, metrics, difference"
+    for key, v in {"cnn": found["cnn"], **found["baselines"]}.items():
+        minus = with_interval(found["cnn_minus"][key]["rmse"], sign="+") if key != "cnn" else ""
+        name = f"CNN ({arch})" if key == "cnn" else NAMES.get(key, key)
+        yield name, f"{v['rmse']['n']}", with_interval(v["rmse"]), with_interval(v["nmad"]), with_interval(v["median_bias"], sign="+"), minus
+    for key, name in (("label_noise", "label noise (floor)"), ("quoted_label_noise", "label error, as quoted")):
+        if key in found: yield name, f"{found[key]['n']}", with_interval(found[key]), "", "", ""
+
+# %% ../nbs/08_evaluate.ipynb #733804f8
+def format_table(
+    metrics: dict,  # from `evaluate`
+) -> str:
+    "The result of `evaluate` as text"
+    views = "mean of the eight symmetries" if metrics["tta"] else "one view of each galaxy"
+    lines = [f"{metrics['sky']} sky ({metrics['survey']}), {metrics['split']} galaxies, {views}; brackets: 95 % bootstrap intervals"]
+    for target, found in metrics["targets"].items():
+        rows = [(f"{target} [dex]", "n", "RMSE", "NMAD", "median bias", "CNN minus it, RMSE"), *_model_rows(metrics["arch"], found)]
+        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+        lines += ["", *("  ".join(cell.ljust(w) for cell, w in zip(r, widths)).rstrip() for r in rows)]
+        extra = found["cnn"]
+        lines.append(f"CNN: R2 {with_interval(extra['r2'], 3)}, Spearman {with_interval(extra['spearman'], 3)}, outliers {with_interval(extra['outlier_fraction'], 3)}")
+        lines += [f"no {NAMES.get(name, name)}: {why}" for name, why in found["not_possible"].items()]
+    return "\n".join(lines)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TREMONTI04_RANGE', 'TREMONTI04_SCATTER', 'PERCENTILES', 'TABLE3_COLUMNS', 'TREMONTI04_TABLE3', 'BIN_DEX',
-           'MIN_IN_BIN', 'MAX_KNOTS', 'PER_KNOT', 'FOLDS', 'RIDGE', 'ENCLOSED', 'tremonti04', 'mass_bins',
-           'binned_percentiles', 'spline', 'smooth', 'running_median', 'scatter_about', 'scatter_by_mass', 'scatter',
-           'residuals', 'slope', 'r2_gain', 'fixed_mass', 'enclosing_levels', 'plot_contours', 'plot_percentiles',
-           'mzr_figure', 'scatter_figure', 'fixed_mass_figure']
+           'MIN_IN_BIN', 'MAX_KNOTS', 'PER_KNOT', 'FOLDS', 'RIDGE', 'ENCLOSED', 'MASS', 'METALLICITY', 'MIN_GALAXIES',
+           'tremonti04', 'mass_bins', 'binned_percentiles', 'spline', 'smooth', 'running_median', 'scatter_about',
+           'scatter_by_mass', 'scatter', 'residuals', 'slope', 'r2_gain', 'fixed_mass', 'enclosing_levels',
+           'plot_contours', 'plot_percentiles', 'mzr_figure', 'scatter_figure', 'fixed_mass_figure', 'missing_part',
+           'relation_of', 'current_predictions', 'mzr', 'mzr_figures', 'answer_sentence', 'format_mzr']
 
-# %% ../nbs/09_mzr.ipynb #baa83b9b
+# %% ../nbs/09_mzr.ipynb #5ea0b132
 import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
@@ -18,9 +19,12 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
-from .evaluate import FEW, OBSERVED, PAPER, PREDICTED, bootstrap, canvas, head, interval, label_of, nmad, pearson, plot_cloud, rmse
+from .evaluate import (FEW, OBSERVED, PAPER, PREDICTED, bootstrap, canvas, evaluate, head, held_out, interval, label_of, nmad, pearson,
+                                 plot_cloud, rmse, save_figures, with_interval)
 from .mock import fundamental_metallicity as mannucci10_fmr
 from .mock import mass_metallicity
+from .survey import TRUTH, column_of, read_json, write_json
+from .train import Run, read_run
 
 # %% ../nbs/09_mzr.ipynb #7e784392
 TREMONTI04_RANGE = (8.5, 11.5)  # [log Msun], Tremonti et al. 2004, eq. 3
@@ -69,19 +73,18 @@ TREMONTI04_TABLE3 = np.array([  # Tremonti et al. 2004, Table 3: log Msun and pe
     [11.25, 8.93, 9.03, 9.12, 9.18, 9.29],
 ])
 
-# %% ../nbs/09_mzr.ipynb #be8f9a97
-BIN_DEX, MIN_IN_BIN = 0.2, 10  # width of a mass bin [dex], and galaxies that it needs
+# %% ../nbs/09_mzr.ipynb #f7746485
+BIN_DEX, MIN_IN_BIN = 0.2, 10  # width of a mass bin [dex] (twice that for fewer than `FEW` galaxies), and galaxies that it needs
 
-# %% ../nbs/09_mzr.ipynb #bdf8d075
+# %% ../nbs/09_mzr.ipynb #9ae9d4a0
 def mass_bins(
     log_mass,  # [n]
-    width=BIN_DEX,  # [dex]
-    min_n=MIN_IN_BIN,
 ):
     "Yield the centre of each mass bin with enough galaxies, and who is in it, bool [n]"
+    width = BIN_DEX if len(log_mass) >= FEW else 2 * BIN_DEX
     bins = np.floor(np.asarray(log_mass) / width).astype(int)
     for b in np.unique(bins):
-        if (bins == b).sum() >= min_n: yield (b + 0.5) * width, bins == b
+        if (bins == b).sum() >= MIN_IN_BIN: yield (b + 0.5) * width, bins == b
 
 # %% ../nbs/09_mzr.ipynb #65dd2531
 def binned_percentiles(
@@ -224,20 +227,21 @@ def plot_contours(
     density = gaussian_filter(density, 1.5)
     ax.contour((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2, density.T, levels=enclosing_levels(density), colors=[color], linewidths=0.8)
 
-# %% ../nbs/09_mzr.ipynb #ae084345
+# %% ../nbs/09_mzr.ipynb #27bbdd9e
 def plot_percentiles(
     ax,
     log_mass,  # [n]
     z,  # [n]
     color,
     label,  # for the legend
+    shift=0.0,  # [dex] along the axis, so that two sets of bars do not hide each other
 ):
     "Median per mass bin, with a bar from the 16th to the 84th percentile"
     found = binned_percentiles(log_mass, z)
     bars = [found["p50"] - found["p16"], found["p84"] - found["p50"]]
-    ax.errorbar(found["log_mass"], found["p50"], bars, fmt="o", ms=4, color=color, lw=1.4, capsize=2, label=label)
+    ax.errorbar(found["log_mass"] + shift, found["p50"], bars, fmt="o", ms=4, color=color, lw=1.4, capsize=2, label=label)
 
-# %% ../nbs/09_mzr.ipynb #9c110443
+# %% ../nbs/09_mzr.ipynb #a8922243
 def mzr_figure(
     log_mass,  # [n], log Msun
     true,  # metallicity [n]
@@ -250,7 +254,7 @@ def mzr_figure(
     ax = fig.subplots()
     for z, color, name, shift in ((true, OBSERVED, "observed", -0.015), (pred, PREDICTED, "predicted", 0.015)):
         plot_contours(ax, log_mass, z, color)
-        plot_percentiles(ax, log_mass + shift, z, color, f"{name}: median, 16 to 84 %")
+        plot_percentiles(ax, log_mass, z, color, f"{name}: median, 16 to 84 %", shift)
     ax.autoscale_view()
     m = np.linspace(*TREMONTI04_RANGE, 200)
     left, right = ax.get_xlim()
@@ -260,7 +264,7 @@ def mzr_figure(
     head(ax, sky, note)
     return fig
 
-# %% ../nbs/09_mzr.ipynb #eaa4a4c9
+# %% ../nbs/09_mzr.ipynb #bff856a8
 def scatter_figure(
     observed,  # from `scatter`
     predicted,  # from `scatter`
@@ -273,10 +277,10 @@ def scatter_figure(
         for found, color, label in ((observed, OBSERVED, "observed"), (predicted, PREDICTED, "predicted")):
             bins = pd.DataFrame(found[name]["bins"], columns=["log_mass", "value", "lo", "hi"])
             ax.errorbar(bins["log_mass"], bins["value"], [bins["value"] - bins["lo"], bins["hi"] - bins["value"]], fmt="o-", ms=3, lw=1, color=color, label=label)
-        ax.set(xlabel=label_of("log_mass"), ylim=(0, None))
+        ax.set_xlabel(label_of("log_mass"))
         head(ax, note=title)
-    axes[0].set_ylabel("RMS deviation [dex]")
-    axes[0].legend(fontsize=8, frameon=False)
+    axes[0].set(ylabel="RMS deviation [dex]", ylim=(0, None))
+    axes[0].legend(fontsize=8, frameon=False, loc="lower left")
     head(axes[1], sky, axes[1].get_title(loc="left"))
     return fig
 
@@ -302,3 +306,103 @@ def fixed_mass_figure(
     ax.legend(fontsize=8, frameon=False, loc="lower right")
     head(ax, sky, note)
     return fig
+
+# %% ../nbs/09_mzr.ipynb #dcee35bf
+MASS, METALLICITY = column_of("log_mass"), column_of("metallicity")  # catalog columns
+MIN_GALAXIES = 50  # with mass: fewer cannot carry a relation that is cross-fitted in five parts
+
+# %% ../nbs/09_mzr.ipynb #d888cc40
+def missing_part(
+    table: pd.DataFrame,  # predictions.parquet, the galaxies that are scored
+) -> str:  # '' where nothing is missing
+    "Why there is no mass-metallicity relation, in a sentence"
+    if "metallicity_pred" not in table: return "This Run does not predict the metallicity, so there is no mass-metallicity relation to draw."
+    if MASS not in table: return f"The Survey has no stellar masses (column {MASS}), so there is no mass-metallicity relation to draw."
+    n = int((table[MASS] > 0).sum())
+    if n < MIN_GALAXIES: return f"Only {n} held-out galaxies have a stellar mass; a mass-metallicity relation takes at least {MIN_GALAXIES}."
+    return ""
+
+# %% ../nbs/09_mzr.ipynb #bcc8a147
+def relation_of(
+    table: pd.DataFrame,  # predictions.parquet, the galaxies that are scored
+) -> dict:
+    "All numbers of the mass-metallicity relation, or the reason why there are none"
+    reason = missing_part(table)
+    if reason: return {"reason": reason}
+    kept = table[table[MASS] > 0]
+    log_mass, true, pred = (kept[c].to_numpy("float64") for c in (MASS, METALLICITY, "metallicity_pred"))
+    found = {"n": len(kept), "without_mass": len(table) - len(kept), "observed": scatter(log_mass, true), "predicted": scatter(log_mass, pred),
+             "percentiles": {"observed": binned_percentiles(log_mass, true).to_dict("records"), "predicted": binned_percentiles(log_mass, pred).to_dict("records")},
+             "fixed_mass": fixed_mass(log_mass, true, pred)}
+    truth = [TRUTH["log_mass"], TRUTH["metallicity"]]
+    if set(truth) <= set(kept): found["fixed_true_mass"] = fixed_mass(*(kept[c].to_numpy("float64") for c in truth), pred)
+    return found
+
+# %% ../nbs/09_mzr.ipynb #31f650cb
+def current_predictions(
+    run: Run,
+    survey=None,  # the Run's Survey or its folder, where it has moved
+) -> tuple:  # predictions.parquet as a DataFrame, metrics.json
+    "The predictions of this very Run; it is evaluated first where that has not been done"
+    table, metrics = run.path / "predictions.parquet", run.path / "metrics.json"
+    if survey is not None: run.survey(getattr(survey, "path", survey))
+    if table.is_file() and metrics.is_file():
+        known = read_json(metrics)
+        if known.get("networks") == [n["sha256"] for n in run.card["networks"]]: return pd.read_parquet(table), known
+    known = evaluate(run, survey)
+    return pd.read_parquet(table), known
+
+# %% ../nbs/09_mzr.ipynb #b844eb01
+def mzr(
+    run,  # a Run or its folder
+    survey=None,  # the Run's Survey or its folder, where it has moved
+    figure_format="png",  # or 'pdf'
+) -> dict:  # what is under 'mzr' in metrics.json: the numbers, or `reason`
+    "The mass-metallicity relation of a Run: 'mzr' in metrics.json, and figures/mzr*"
+    run = run if isinstance(run, Run) else read_run(run)
+    table, metrics = current_predictions(run, survey)
+    scored = table[held_out(run, table["split"])[0]]
+    found = {"sky": metrics["sky"], "split": metrics["split"], **relation_of(scored)}
+    write_json(run.path / "metrics.json", {**metrics, "mzr": found})
+    sky = "mock sky" if metrics["sky"] == "mock" else metrics["survey"]
+    if "reason" not in found: save_figures(run.path / "figures", mzr_figures(scored, found, sky), figure_format)
+    return read_json(run.path / "metrics.json")["mzr"]
+
+# %% ../nbs/09_mzr.ipynb #780b4fdc
+def mzr_figures(
+    table: pd.DataFrame,  # predictions.parquet, the galaxies that are scored
+    found,  # from `mzr`
+    sky="",  # 'mock sky' or the survey's name
+) -> dict:  # name -> Figure
+    "The three figures of the relation"
+    kept, note = table[table[MASS] > 0], f"{found['split']} galaxies, n = {found['n']:,}"
+    columns = [kept[c].to_numpy("float64") for c in (MASS, METALLICITY, "metallicity_pred")]
+    return {"mzr": mzr_figure(*columns, sky, note), "mzr_scatter": scatter_figure(found["observed"], found["predicted"], sky),
+            "mzr_fixed_mass": fixed_mass_figure(*columns, found["fixed_mass"], sky, f"{found['split']} galaxies")}
+
+# %% ../nbs/09_mzr.ipynb #ffb06a41
+def answer_sentence(
+    found,  # from `fixed_mass`
+) -> str:
+    "Does the prediction follow metallicity at fixed mass?"
+    r, gain, mass = found["partial_correlation"], found["r2_beyond_mass"], found["r2_mass"]
+    known = r["value"] is not None and np.isfinite(r["value"])
+    does = "follows" if known and r["lo"] > 0 else "runs against" if known and r["hi"] < 0 else "does not measurably follow"
+    return (f"At fixed mass the prediction {does} the metallicity: partial correlation {with_interval(r, 3)}, n = {r['n']:,}. Mass explains {mass['value']:.1%} of the "
+            f"variance of Z, the picture {gain['value']:+.1%} ({gain['lo']:+.1%}, {gain['hi']:+.1%}) beyond it.")
+
+# %% ../nbs/09_mzr.ipynb #971b203f
+def format_mzr(
+    found,  # from `mzr`
+) -> str:
+    "The result of `mzr` as text"
+    if "reason" in found: return found["reason"]
+    lines = [f"Mass-metallicity relation, {found['sky']} sky, {found['split']} galaxies, n = {found['n']:,} ({found['without_mass']:,} without a mass left out)"]
+    lines.append(f"{'scatter [dex]':34}{'observed':26}predicted")
+    for name, title in {"tremonti04": "about Tremonti+04", "running_median": "about the running median"}.items():
+        both = [found[w][name]["all"] for w in ("observed", "predicted")]
+        for m in ("rmse", "nmad"): lines.append(f"{f'{title}, {m.upper()}':34}" + "".join(f"{with_interval(b and b[m]):26}" for b in both).rstrip())
+    lines.append(answer_sentence(found["fixed_mass"]))
+    if "fixed_true_mass" in found: lines.append("The same with true masses and metallicities (mock): partial correlation " + with_interval(found["fixed_true_mass"]["partial_correlation"], 3) + ".")
+    lines.append("The predicted relation is narrower than the observed one wherever the picture cannot tell galaxies apart: its scatter is not that of galaxies.")
+    return "\n".join(lines)

@@ -1,0 +1,233 @@
+"""Chapter 08: the yardstick on real predictions, intervals that cover, Runs on the mock and on the real sky, and what can go wrong."""
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galaxy_cnn.evaluate import (METRICS, bootstrap, density_figure, distribution_figure, evaluate, format_table, gallery_figure, interval, median_bias,
+                                 nmad, paired_difference, predict_array, predict_files, resamples, rmse, scores, with_interval)
+from galaxy_cnn.survey import InputError, read_survey, write_survey
+from galaxy_cnn.train import read_run, train
+
+# Wu & Boada 2019, their network's predictions for 20,366 test galaxies at several cutout sizes: RMSE, NMAD, median residual [dex]
+PUBLISHED = {128: (0.0850, 0.0650, -0.0104), 64: (0.0880, 0.0678, -0.0111), 32: (0.0930, 0.0709, 0.0005), 16: (0.1044, 0.0800, -0.0198)}
+
+
+def paper(real):
+    "The published predictions"
+    return pd.read_csv(real / "facts" / "wu_boada_2019_test_predictions.csv", dtype={"objID": "int64"})
+
+
+def numbers(metrics):
+    "All values of metrics.json in order, as one flat table"
+    return pd.json_normalize(metrics).T[0]
+
+
+@pytest.fixture(scope="module")
+def mock_run(mock_survey, tmp_path_factory):
+    "A Run on the mock sky, three epochs, evaluated; copy it before changing it"
+    run = train(mock_survey, tmp_path_factory.mktemp("runs") / "mock", arch="xresnet_tiny", epochs=3, precision="fp32", quiet=True)
+    evaluate(run)
+    return run
+
+
+@pytest.fixture
+def run(mock_run, tmp_path):
+    "A fresh copy of `mock_run`"
+    shutil.copytree(mock_run.path, tmp_path / "run")
+    return read_run(tmp_path / "run")
+
+
+# --- the published predictions
+
+@pytest.mark.parametrize("px", PUBLISHED)
+def test_published_predictions_give_the_published_numbers(real, px):
+    table = paper(real)
+    true, pred = table["oh_p50"].to_numpy(), table[f"pred_{px}"].to_numpy()
+    assert len(table) == 20_366
+    assert tuple(round(float(f(true, pred)), 4) for f in (rmse, nmad, median_bias)) == PUBLISHED[px]
+
+
+def test_published_predictions_with_intervals_and_figures(real):
+    table = paper(real)
+    true, pred = table["oh_p50"].to_numpy(), table["pred_128"].to_numpy()
+    found = interval(rmse, true, pred)
+    assert found["n"] == 20_366 and found["lo"] < 0.0850 < found["hi"] and found["hi"] - found["lo"] < 0.004
+    assert paired_difference(rmse, true, pred, table["pred_64"].to_numpy())["hi"] < 0, "more pixels are better"
+    figure = density_figure(true, pred)
+    assert "n = 20,366\nRMSE = 0.0850 dex\nNMAD = 0.0650 dex" in [t.get_text() for t in figure.axes[0].texts]
+
+
+# --- intervals
+
+def test_ninety_five_percent_intervals_cover():
+    rng, hits = np.random.default_rng(0), 0
+    for i in range(300):
+        x = rng.normal(0.02, 0.1, 150)
+        found = interval(rmse, np.zeros(150), x, seed=i, n_boot=400)
+        hits += found["lo"] < np.hypot(0.1, 0.02) < found["hi"]
+    assert 0.90 <= hits / 300 <= 0.985
+
+
+def test_a_paired_difference_is_the_difference_and_has_its_sign():
+    rng = np.random.default_rng(1)
+    true = rng.normal(size=300)
+    a, b = true + 0.1 * rng.normal(size=300), true + 0.2 * rng.normal(size=300)
+    ab, ba = paired_difference(rmse, true, a, b), paired_difference(rmse, true, b, a)
+    assert ab["value"] == pytest.approx(rmse(true, a) - rmse(true, b)) and ab["hi"] < 0
+    assert (ab["lo"], ab["hi"]) == pytest.approx((-ba["hi"], -ba["lo"]))
+    assert paired_difference(rmse, true, a, a) == {"value": 0, "lo": 0, "hi": 0, "n": 300}
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_groups_are_drawn_whole(groups, seed):
+    groups = np.array(groups)
+    for (index,) in resamples(len(groups), 5, seed, groups):
+        times = np.bincount(index, minlength=len(groups))
+        assert all(len(set(times[groups == g])) == 1 for g in groups)
+        assert sum(times[groups == g][0] for g in set(groups)) == len(set(groups))
+
+
+@given(st.integers(2, 40), st.floats(-3, 3), st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_metrics_do_what_a_shift_and_a_scale_demand(n, shift, seed):
+    true, noise = np.random.default_rng(seed).normal(size=(2, n))
+    pred = true + noise
+    assert nmad(true, pred + shift) == pytest.approx(nmad(true, pred), abs=1e-9)
+    assert median_bias(true, pred + shift) == pytest.approx(median_bias(true, pred) + shift, abs=1e-9)
+    assert rmse(2 * true, 2 * pred) == pytest.approx(2 * rmse(true, pred))
+    assert METRICS["spearman"](np.exp(true), pred) == pytest.approx(METRICS["spearman"](true, pred), nan_ok=True)
+    assert METRICS["r2"](true, true) == 1
+
+
+def test_many_galaxies_are_drawn_piece_by_piece():
+    pieces = list(resamples(500_000, 10, 0, None))
+    assert len(pieces) == 3 and sum(len(p) for p in pieces) == 10
+
+
+def test_a_constant_prediction_has_no_rank_correlation_and_the_rest_holds():
+    true = np.random.default_rng(0).normal(size=100)
+    found = scores(true, np.zeros(100))
+    assert np.isnan(found["spearman"]["value"]) and with_interval(found["spearman"]) == "-"
+    assert found["rmse"]["value"] == pytest.approx(np.sqrt(np.mean(true**2)))
+
+
+@pytest.mark.parametrize("columns, message", [(([], []), "empty"), (([1.0, np.nan], [1.0, 2.0]), "1 of 2 galaxies"), (([1.0, 2.0], [np.inf, 2.0]), "not finite")])
+def test_what_cannot_be_measured_is_said(columns, message):
+    with pytest.raises(ValueError, match=message): bootstrap(rmse, *columns)
+
+
+# --- figures
+
+@pytest.mark.parametrize("n", [3, 80, 3000])
+def test_figures_can_be_drawn_with_few_galaxies_and_with_many(n, tmp_path):
+    rng = np.random.default_rng(0)
+    true = rng.normal(8.9, 0.2, n)
+    pred = true + rng.normal(0, 0.1, n)
+    for figure in (density_figure(true, pred, sky="mock sky"), distribution_figure(true, pred, sky="mock sky")):
+        figure.savefig(tmp_path / "figure.png", dpi=40)
+        assert any("mock" in ax.get_title(loc="right") for ax in figure.axes)
+    constant = distribution_figure(true, np.full(n, 8.9))
+    constant.savefig(tmp_path / "constant.png", dpi=40)
+
+
+def test_a_gallery_of_fewer_galaxies_than_it_has_places(mock_survey):
+    figure = gallery_figure(mock_survey.image_files[:5], np.arange(5.0), np.arange(5.0), sky="mock sky")
+    assert sum(bool(ax.images) for ax in figure.axes) == 15 and "mock" in figure.get_suptitle()
+
+
+# --- Runs
+
+def test_evaluate_leaves_what_it_should_and_says_the_same_twice(run, mock_survey):
+    first = numbers(json.loads((run.path / "metrics.json").read_text()))
+    metrics = evaluate(run.path)
+    pd.testing.assert_series_equal(numbers(metrics), first, rtol=1e-9)  # a forest adds up its trees in the order in which they end
+    table, split = pd.read_parquet(run.path / "predictions.parquet"), run.split
+    assert table["objID"].dtype == "Int64" and table["image"].tolist() == [str(i) for i in mock_survey.catalog["objID"]]
+    assert (table["split"].to_numpy() == split.to_numpy()).all() and set(mock_survey.catalog) < set(table)
+    found = metrics["targets"]["metallicity"]
+    assert metrics["sky"] == "mock" and metrics["split"] == "test" and metrics["n"] == (split == "test").sum() == found["cnn"]["rmse"]["n"]
+    assert {"label_noise", "quoted_label_noise", "cnn_against_truth"} <= set(found) and "mean" in found["baselines"]
+    assert read_run(run.path).card["headline"]["metallicity"]["nmad"] == found["cnn"]["nmad"]
+    assert not list(run.path.rglob(".*")), "no temporary file is left behind"
+
+
+def test_every_number_has_its_n_and_interval(run):
+    def check(v):
+        if isinstance(v, dict) and "value" in v:
+            assert {"value", "lo", "hi", "n"} <= set(v)
+            assert v["value"] is None or v["lo"] <= v["hi"]
+        elif isinstance(v, dict):
+            for w in v.values(): check(w)
+        else: assert not isinstance(v, float)
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    check(metrics["targets"])
+    text = format_table(metrics)
+    assert "mock sky" in text and "label noise" in text and "eight symmetries" in text
+
+
+def test_the_held_out_prediction_comes_from_the_network_that_never_saw_the_galaxy(mock_survey, tmp_path):
+    run = train(mock_survey, tmp_path / "run", arch="xresnet_tiny", targets=("metallicity", "log_mass"), epochs=1, folds=2, precision="fp32", quiet=True)
+    metrics = evaluate(run, figure_format="pdf")
+    table = pd.read_parquet(run.path / "predictions.parquet").set_index("objID")
+    for k in range(2):
+        ids = run.split.index[run.split == f"fold{k}"][:20]
+        expected = predict_files(run, [mock_survey.image_path(i) for i in ids], k)
+        assert np.allclose(table.loc[ids, ["metallicity_pred", "log_mass_pred"]], expected, atol=1e-5)
+        assert not np.allclose(expected, predict_files(run, [mock_survey.image_path(i) for i in ids], 1 - k), atol=1e-4)
+    assert metrics["split"] == "out-of-fold" and metrics["n"] == run.split.str.startswith("fold").sum() and set(metrics["targets"]) == {"metallicity", "log_mass"}
+    assert {"density.pdf", "density_log_mass.pdf", "history.pdf"} <= {f.name for f in (run.path / "figures").iterdir()}
+
+
+def test_predictions_are_the_same_whichever_way_the_galaxy_lies(run, mock_survey):
+    from galaxy_cnn.data import read_images
+    images = read_images(mock_survey.image_files[:8])
+    plain = predict_array(run, images)
+    for view in (images[:, ::-1], images[:, :, ::-1], images.transpose(0, 2, 1, 3), np.rot90(images, 3, (1, 2))):
+        assert np.allclose(predict_array(run, np.ascontiguousarray(view)), plain, atol=1e-4)
+
+
+def test_half_precision_moves_a_prediction_by_less_than_a_hundredth(run, mock_survey):
+    full = predict_files(run, mock_survey.image_files[:16])
+    run.card["precision"] = "bf16"
+    assert np.abs(predict_files(run, mock_survey.image_files[:16]) - full).max() < 0.01
+
+
+def test_whole_cells_of_sky_can_be_drawn(run, mock_survey):
+    one, other = json.loads((run.path / "metrics.json").read_text()), evaluate(run, by_cell=True)
+    assert other["bootstrap"]["unit"] == "sky cell"
+    a, b = (m["targets"]["metallicity"]["cnn"]["rmse"] for m in (one, other))
+    assert a["value"] == b["value"] and a["lo"] != b["lo"]
+
+
+def test_another_survey_is_refused_and_a_moved_one_is_found(run, mock_survey, tmp_path):
+    shutil.copytree(mock_survey.path, tmp_path / "moved")
+    assert evaluate(run, tmp_path / "moved")["n"] > 0
+    other = read_survey(tmp_path / "moved")
+    write_survey(other.path, other.catalog.iloc[1:], other.info)
+    with pytest.raises(InputError, match="is not the Survey"): evaluate(run, tmp_path / "moved")
+
+
+def test_too_few_held_out_galaxies_are_too_few(run, monkeypatch):
+    monkeypatch.setattr("galaxy_cnn.evaluate.held_out", lambda run, split: (np.arange(len(split)) < 2, "test"))
+    with pytest.raises(InputError, match="2 test galaxies, too few"): evaluate(run)
+
+
+def test_an_image_lost_since_training_is_named(run, mock_survey, tmp_path):
+    with pytest.raises(InputError, match="does not exist"): predict_files(run, [*mock_survey.image_files[:3], tmp_path / "gone.jpg"])
+
+
+def test_the_real_sample_pools_its_folds(real, tmp_path):
+    run = train(real / "sdss_sample", tmp_path / "run", arch="xresnet_tiny", epochs=3, folds=5, quiet=True)
+    metrics = evaluate(run, tta=False)
+    found = metrics["targets"]["metallicity"]
+    assert (metrics["sky"], metrics["split"], metrics["n"], metrics["tta"]) == ("real", "out-of-fold", 400, False)
+    assert "label_noise" not in found and {"mean", "ridge"} <= set(found["baselines"]) and "random_forest" in found["not_possible"]
+    assert 0.19 < found["baselines"]["mean"]["rmse"]["value"] < 0.21
+    assert found["cnn"]["rmse"]["value"] < 0.25 and "real sky" in format_table(metrics)
+    with pytest.raises(InputError, match="no coordinates"): evaluate(run, tta=False, by_cell=True)

@@ -1,0 +1,140 @@
+"""Chapter 09: known correlations found again, relations by hand, and Surveys without masses."""
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galaxy_cnn.mzr import (MASS, TREMONTI04_TABLE3, answer_sentence, binned_percentiles, fixed_mass, fixed_mass_figure, format_mzr, mannucci10_fmr, mzr,
+                            mzr_figure, relation_of, scatter, scatter_figure, tremonti04)
+from galaxy_cnn.survey import MISSING, InputError, read_json, write_json, write_survey
+from galaxy_cnn.train import read_run, train
+
+
+def draw(n, rho, seed=0):
+    "Galaxies on Tremonti+04 with 0.1 dex scatter and a best prediction whose deviation correlates with theirs by rho"
+    rng = np.random.default_rng(seed)
+    log_mass = np.clip(rng.normal(10.0, 0.5, n), 8.6, 11.4)
+    a, b = rng.normal(size=(2, n))
+    return log_mass, tremonti04(log_mass) + 0.1 * a, tremonti04(log_mass) + 0.1 * (rho * a + np.sqrt(1 - rho**2) * b) * max(rho, 0.3)
+
+
+@pytest.mark.parametrize("log_mass, z", [(9.0, 8.62994), (10.0, 8.952), (11.0, 9.11354)])
+def test_tremonti_by_hand(log_mass, z): assert tremonti04(log_mass) == pytest.approx(z, abs=1e-9)
+
+
+@pytest.mark.parametrize("log_mass, log_sfr, z", [(10, 0, 8.90), (11, 1, 9.006), (9, -1, 8.90 - 0.37 + 0.14 - 0.19 + 0.12 - 0.054)])
+def test_mannucci_by_hand(log_mass, log_sfr, z): assert mannucci10_fmr(log_mass, log_sfr) == pytest.approx(z, abs=1e-9)
+
+
+def test_table_3_is_the_published_one(real):
+    assert np.array_equal(TREMONTI04_TABLE3, pd.read_csv(real / "facts" / "tremonti04_table3.csv").to_numpy())
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.6, 0.9])
+def test_the_partial_correlation_that_was_put_in_comes_out(rho):
+    found = fixed_mass(*draw(3000, rho))
+    assert found["partial_correlation"]["value"] == pytest.approx(rho, abs=0.05)
+    variance_left = 1 - found["r2_mass"]["value"]
+    assert found["r2_beyond_mass"]["value"] == pytest.approx(rho**2 * variance_left, abs=0.02)
+
+
+def test_its_intervals_cover():
+    hits = 0
+    for seed in range(60):
+        found = fixed_mass(*draw(300, 0.5, seed))["partial_correlation"]
+        hits += found["lo"] < 0.5 < found["hi"]
+    assert hits >= 51  # of 57 expected; fewer than 51 have a chance below 1 %
+
+
+def test_a_nuisance_of_mass_does_not_look_like_knowledge():
+    log_mass, true, _ = draw(3000, 0)
+    rng = np.random.default_rng(5)
+    steep = 8.0 + 0.9 * (log_mass - 9) + 0.3 * np.sin(2 * log_mass) + 0.05 * rng.normal(size=3000)  # of mass alone, and not the relation's shape
+    assert np.corrcoef(true, steep)[0, 1] > 0.7
+    found = fixed_mass(log_mass, true, steep)
+    assert found["partial_correlation"]["lo"] < 0 < found["partial_correlation"]["hi"] and "does not measurably follow" in answer_sentence(found)
+
+
+def test_a_constant_prediction_has_no_correlation_and_no_crash():
+    log_mass, true, _ = draw(500, 0)
+    found = fixed_mass(log_mass, true, np.full(500, 8.9))
+    assert np.isnan(found["partial_correlation"]["value"]) and "does not measurably follow" in answer_sentence(found)
+
+
+def test_regression_to_the_mean_narrows_the_predicted_relation():
+    log_mass, true, pred = draw(3000, 0.5)
+    for relation in ("tremonti04", "running_median"):
+        observed, predicted = (scatter(log_mass, z)[relation]["all"]["rmse"] for z in (true, pred))
+        assert predicted["hi"] < 0.6 * observed["lo"]
+        assert predicted["value"] / observed["value"] == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("n", [80, 3000])
+def test_figures_with_few_galaxies_and_with_many(n, tmp_path):
+    log_mass, true, pred = draw(n, 0.6)
+    log_mass[:2] = 7.9, 12.1  # where the polynomial has no value
+    found = fixed_mass(log_mass, true, pred)
+    figures = (mzr_figure(log_mass, true, pred, "mock sky"), scatter_figure(scatter(log_mass, true), scatter(log_mass, pred), "mock sky"),
+               fixed_mass_figure(log_mass, true, pred, found, "mock sky"))
+    for figure in figures:
+        figure.savefig(tmp_path / "figure.png", dpi=40)
+        assert any("mock" in ax.get_title(loc="right") for ax in figure.axes)
+
+
+def test_bins_hold_only_their_galaxies():
+    log_mass = np.repeat([9.05, 9.65, 10.05], [2000, 2000, 9])
+    found = binned_percentiles(log_mass, np.repeat([8.5, 8.9, 9.9], [2000, 2000, 9]))
+    assert found["n"].tolist() == [2000, 2000] and found["p50"].tolist() == [8.5, 8.9]
+
+
+@pytest.fixture(scope="module")
+def mock_run(mock_survey, tmp_path_factory):
+    "A Run on the mock sky with two folds; copy it before changing it"
+    run = train(mock_survey, tmp_path_factory.mktemp("runs") / "mock", arch="xresnet_tiny", epochs=2, folds=2, precision="fp32", quiet=True)
+    mzr(run)
+    return run
+
+
+def test_what_a_run_gets(mock_run, mock_survey):
+    found = read_json(mock_run.path / "metrics.json")
+    relation = found["mzr"]
+    assert relation["sky"] == "mock" and relation["n"] + relation["without_mass"] == found["n"] and "fixed_true_mass" in relation
+    for name in ("mzr", "mzr_scatter", "mzr_fixed_mass"): assert (mock_run.path / "figures" / f"{name}.png").stat().st_size > 1000
+    text = format_mzr(relation)
+    assert "mock sky" in text and "partial correlation" in text and "n = " in text
+
+
+def test_missing_masses_are_left_out_and_counted(mock_run):
+    table = pd.read_parquet(mock_run.path / "predictions.parquet")
+    table.loc[table.index[:4], MASS] = [MISSING, -1.0, 0.0, np.nan]
+    found = relation_of(table)
+    assert found["without_mass"] == 4 and found["n"] == len(table) - 4
+
+
+def test_predictions_of_other_weights_are_not_used(mock_run, tmp_path):
+    shutil.copytree(mock_run.path, tmp_path / "run")
+    metrics = read_json(tmp_path / "run" / "metrics.json")
+    write_json(tmp_path / "run" / "metrics.json", {**metrics, "networks": ["of another training"], "n": -1})
+    mzr(tmp_path / "run")
+    again = read_json(tmp_path / "run" / "metrics.json")
+    assert again["n"] == metrics["n"] and again["networks"] == [n["sha256"] for n in read_run(tmp_path / "run").card["networks"]]
+
+
+def test_a_survey_without_masses_gets_a_sentence(mock_survey, tmp_path):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "images").symlink_to(mock_survey.path / "images")
+    survey = write_survey(tmp_path / "bare", mock_survey.catalog[["objID", "oh_p50"]], {"source": "mock"})
+    run = train(survey, tmp_path / "run", arch="xresnet_tiny", epochs=1, folds=2, precision="fp32", quiet=True)
+    found = mzr(run.path)
+    assert "no stellar masses" in format_mzr(found) and read_json(run.path / "metrics.json")["mzr"] == found
+    assert not list((run.path / "figures").glob("mzr*"))
+
+
+def test_a_run_that_predicts_something_else_gets_a_sentence(mock_survey, tmp_path):
+    run = train(mock_survey, tmp_path / "run", arch="xresnet_tiny", targets=("log_mass",), epochs=1, precision="fp32", quiet=True)
+    assert "does not predict the metallicity" in mzr(run)["reason"]
+
+
+def test_another_survey_is_refused(mock_run, tmp_path):
+    with pytest.raises(InputError): mzr(mock_run, tmp_path / "nowhere")
