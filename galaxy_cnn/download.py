@@ -10,7 +10,7 @@ __all__ = ['FINAL', 'NOTHING_THERE', 'DAMAGED', 'SUPERSEDED', 'SCHEMA', 'PUT', '
            'fetch_cutouts', 'write_sums', 'read_sums', 'finish', 'download', 'run', 'clean', 'Finding', 'Verification',
            'Files', 'read_files', 'inspect', 'heal', 'verify']
 
-# %% ../nbs/03_download.ipynb #5bd87aa7
+# %% ../nbs/03_download.ipynb #2113c08d
 import hashlib
 import json
 import os
@@ -30,16 +30,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .skyserver import (OUTCOMES, PAPER_CUTS, RELEASE, SKYSERVER, Client, Cutout, Manners, ServerFault, check_cutout, check_image,
                                   cutout_scale, get_count, get_cutout, get_table, part_query)
 from .survey import CUTOUT_SIZE, InputError, Survey, atomic_path, content_hash, read_catalog, read_json, write_survey
 
-# %% ../nbs/03_download.ipynb #b547fc6f
+# %% ../nbs/03_download.ipynb #5726979b
 FINAL = tuple(n for n, o in OUTCOMES.items() if o.final)  # outcomes after which a resumed download does not ask again
 NOTHING_THERE = "outside_footprint", "blank", "no_scale"  # ends without a picture that are nobody's failure
-DAMAGED, SUPERSEDED = "damaged", "superseded"  # two more outcomes of the record: the file changed; a later request took its place
+DAMAGED, SUPERSEDED = "damaged", "superseded"  # two more outcomes of the record: taken back by a repair; a later request took its place
 
 SCHEMA = """
 BEGIN;
@@ -181,8 +181,8 @@ def agree(
     if source_of(old["base_url"]) != source_of(settings["base_url"]): differ.append(f"it came from {source_of(old['base_url'])}")
     if differ: raise InputError(f"{record.path.parent} was downloaded in another way ({'; '.join(differ)}): choose another folder with --out.")
 
-# %% ../nbs/03_download.ipynb #b099d002
-PART_ROWS = 20_000  # about 12 MB and well below the server's time limit of 600 s
+# %% ../nbs/03_download.ipynb #b25e21fe
+PART_ROWS = 20_000  # about 7 MB of text, and well below the server's time limit of 600 s
 
 def check_part(
     table: pd.DataFrame,
@@ -599,7 +599,7 @@ class Verification:
 
     def __str__(self): return "\n".join([self.table.to_string(index=False), *map(str, self.findings[:10]), *self.messages])
 
-# %% ../nbs/03_download.ipynb #5fb7703b
+# %% ../nbs/03_download.ipynb #a4ca2d88
 def _inspect_file(out, name, what, sums, check):
     "A finding for a file whose hash is wrong, or whose content is"
     file = out / name
@@ -612,9 +612,9 @@ def _inspect_file(out, name, what, sums, check):
 def _check_catalog(file):
     "What is wrong with a catalog, or ''"
     catalog, _ = read_catalog(file.parent)
-    try: hash = read_json(file.parent / "survey.json").get("catalog_hash")
-    except (InputError, FileNotFoundError, AttributeError): hash = None
-    return "" if hash in (None, content_hash(catalog)) else "its values are not those that survey.json describes"
+    try: described = read_json(file.parent / "survey.json").get("catalog_hash")
+    except (InputError, FileNotFoundError, AttributeError): described = None
+    return "" if described in (None, content_hash(catalog)) else "its values are not those that survey.json describes"
 
 def _check_info(file):
     "What is wrong with survey.json, or ''"
@@ -718,29 +718,31 @@ def read_files(out) -> Files:
     good = not _inspect_file(out, file.name, "record", sums, _check_record)
     return Files(out, sums, _best_settings(out, sums, salvaged), parts, rows, good)
 
-# %% ../nbs/03_download.ipynb #1b98f414
+# %% ../nbs/03_download.ipynb #5a17c3d6
 def _expected_images(files):
     "{objID: (hashes, why it may be missing)}"
     expected = {}
     for name, digest in files.sums.items():
         if found := re.fullmatch(r"images/(-?\d+)\.jpg", name): expected.setdefault(int(found[1]), [set(), ""])[0].add(digest)
+    for objID in _catalog_ids(files): expected.setdefault(objID, [set(), "no answer yet" if files.downloaded else ""])
     for objID, rows in files.rows.items():
         if not files.record_good and objID not in expected: continue
         for row in rows:
             if row.outcome == "ok": expected.setdefault(objID, [set(), ""])[0].add(row.sha256)
-            elif row.outcome not in FINAL and row.outcome != SUPERSEDED: expected.setdefault(objID, [set(), f"{row.outcome}: {row.detail}"])
-    for objID in _catalog_ids(files): expected.setdefault(objID, [set(), "no answer yet"])
+            elif row.outcome not in (*NOTHING_THERE, SUPERSEDED): expected.setdefault(objID, [set(), f"{row.outcome}: {row.detail}"])
     return expected
 
 def _catalog_ids(files):
     "objIDs of the catalog, and of the parts that were asked for and have no row"
-    ids, parts = set(), (files.out / "catalog_parts").glob("[0-9]*.parquet")
-    for file in (f for f in (files.out / "catalog.parquet", files.out / "catalog.csv", *parts) if f.exists()):
-        name = file.relative_to(files.out).as_posix()
-        if name in files.sums and sha256_file(file) != files.sums[name]: continue  # what is damaged names galaxies that do not exist
-        try: ids.update(read_catalog(files.out)[0]["objID"] if file.stem == "catalog" else pq.read_table(file, columns=["objID"])["objID"].to_pylist())
+    ids, parts = [], []
+    for name in ("catalog.parquet", "catalog.csv", *sorted(_expected_parts(files))):
+        file = files.out / name
+        if not file.exists() or files.sums.get(name, sha256_file(file)) != sha256_file(file): continue  # what is damaged names galaxies that do not exist
+        try:
+            if file.stem == "catalog": ids += read_catalog(files.out)[0]["objID"].tolist()
+            else: parts += pq.read_table(file, columns=["objID"])["objID"].to_pylist()
         except (InputError, OSError, pa.ArrowException, KeyError): pass
-    return (i for i in ids if not files.record_good or i not in files.rows)
+    return (i for i in {*ids, *parts[:files.settings.get("n")]} if not files.record_good or i not in files.rows)
 
 # %% ../nbs/03_download.ipynb #4bf452a6
 def _inspect_images(files, progress, workers=4):
@@ -853,15 +855,15 @@ def _good_rows(file, proofs):
     try: return None if proofs and sha256_file(file) not in proofs else pq.read_metadata(file).num_rows
     except (OSError, pa.ArrowException): return None
 
-# %% ../nbs/03_download.ipynb #6e4c2af1
+# %% ../nbs/03_download.ipynb #527b25f9
 def _take_back(out, record, findings):
     "Undo what the findings say is wrong, so that a run fetches it again"
     parts = {f"catalog_parts/{p.file}": p for p in get_parts(record)}
     for finding in findings:
         if finding.what == "part" and finding.name in parts: put_part(record, Part(**{**parts[finding.name].__dict__, "sha256": ""}))
-    bad = [int(f.name) for f in findings if f.what == "cutout" and f.state == "damaged"]
-    rows = [Row(r.objID, r.request, DAMAGED, detail="the file was changed after it was stored", at=now())
-            for i in bad for r in record.rows("objID = ? AND outcome = 'ok'", (i,))]
+    bad = [int(f.name) for f in findings if f.what == "cutout" and f.state in ("damaged", "missing")]
+    rows = [Row(r.objID, r.request, DAMAGED, detail=f"was {r.outcome}; taken back by a repair", at=now())
+            for i in bad for r in record.rows("objID = ? AND outcome IN ('ok', 'bad_request', 'wrong_size')", (i,))]
     for i in bad: (out / "images" / f"{i}.jpg").unlink(missing_ok=True)
     record.put(rows)
 

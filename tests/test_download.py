@@ -331,7 +331,7 @@ def test_17_ctrl_c_keeps_what_came_and_the_next_run_goes_on(tmp_path):
     with serve(sky, faults=trouble, queries=10**6) as server:
         summary, record = fetched(tmp_path / "out", server)
         assert not summary["complete"] and "interrupted" in summary["reason"] and 10 < len(record) < 60 and (record.outcome == "ok").all()
-        assert {f.state for f in verify(tmp_path / "out", progress=False).findings} == {"missing"}
+        assert {f.state for f in verify(tmp_path / "out", progress=False).findings} <= {"missing", "unproven"}   # a file may have come before its row
         again, _ = fetched(tmp_path / "out", server)
     assert again["complete"] and again["requests"] == 60 - len(record)
 
@@ -357,7 +357,7 @@ def test_random_corruptions_are_found_and_healed(tmp_path):
     total = result["total"]
     assert total["missed"] == 0 and total["corruptions"] == 60
     assert total["rounds_healed"] == total["rounds_with_identical_images"] == total["rounds"] == 12
-    assert total["rounds_with_exactly_the_bad_images_requested"] >= 11      # a file that lost both its proofs is asked for too
+    assert total["rounds_with_exactly_the_bad_and_unproven_requested"] == 12 and total["images_left_without_proof"] < 40
     assert "file of yours" in result["cannot_heal"]["part of a catalog of one's own"]
     assert "20 cutouts are taken as they are" in result["cannot_heal"]["record and SHA256SUMS lost"][0]
 
@@ -379,13 +379,30 @@ def test_a_stray_file_is_told_and_left_alone(sky, tmp_path):
     assert check.ok and [f.state for f in check.findings] == ["stray"] and (tmp_path / "out" / "images" / "5.jpg").exists()
 
 
-def test_repair_asks_again_for_what_failed(sky, tmp_path):
-    with serve(sky, faults=Trouble(lambda ask, answer, k: error_500(ask, answer, k) if ask.index == 1 else None)) as server:
+@pytest.mark.parametrize("fault", [error_500, json_400, clamped, empty])
+def test_repair_asks_again_for_what_failed(fault, sky, tmp_path):
+    with serve(sky, faults=Trouble(lambda ask, answer, k: fault(ask, answer, k) if ask.index == 1 else None)) as server:
         fetched(tmp_path / "out", server)
         assert [f.state for f in verify(tmp_path / "out", progress=False).findings] == ["missing"]
         server.faults = None
         healed = verify(tmp_path / "out", repair=True, progress=False)
     assert healed.ok and healed.requests == 1 and len(read_survey(tmp_path / "out")) == N
+
+
+def test_repair_does_not_ask_for_what_is_not_there(sky, tmp_path):
+    with serve(sky, faults=Trouble(lambda ask, answer, k: outside(ask, answer, k) if ask.index == 1 else None)) as server:
+        fetched(tmp_path / "out", server)
+        assert verify(tmp_path / "out", repair=True, progress=False).findings == []
+        (tmp_path / "out" / "images" / f"{sky.catalog.objID[2]}.jpg").unlink()
+        healed = verify(tmp_path / "out", repair=True, progress=False)
+    assert healed.ok and healed.requests == 1
+
+
+def test_a_part_of_one_s_own_catalog_is_a_whole_survey(sky, tmp_path):
+    with serve(sky) as server:
+        assert fetched(tmp_path / "out", server, catalog=sky.catalog, n=2)[0]["asked"] == 2
+        assert verify(tmp_path / "out", progress=False).findings == []
+        assert fetched(tmp_path / "out", server, catalog=sky.catalog)[0]["requests"] == N - 2
 
 
 # ---- one Survey, one way of asking
