@@ -200,14 +200,15 @@ def head(
     ax.set_title(note, loc="left", fontsize=9)
     ax.set_title(sky, loc="right", fontsize=9, style="italic", color="#b35900" if "mock" in sky else "0.3")
 
-# %% ../nbs/08_evaluate.ipynb #928a1533
+# %% ../nbs/08_evaluate.ipynb #498b3c10
 def binned_errors(
     true,  # [n]
     pred,  # [n]
-    width=0.1,  # dex
+    width=None,  # dex; None: 0.1, or 0.25 where the values span more than 2 dex, as masses do
     min_n=10,  # bins with fewer galaxies are left out
 ) -> pd.DataFrame:  # center, n, and for rmse and nmad the value and the ends of its interval
     "RMSE and NMAD in bins of the true value"
+    width = width or (0.1 if np.ptp(true) < 2 else 0.25)
     bins, rows = np.floor(np.asarray(true) / width).astype(int), []
     for b in np.unique(bins):
         inside = bins == b

@@ -10,9 +10,10 @@ __all__ = ['TREMONTI04_RANGE', 'TREMONTI04_SCATTER', 'PERCENTILES', 'TABLE3_COLU
            'plot_contours', 'plot_percentiles', 'mzr_figure', 'scatter_figure', 'fixed_mass_figure', 'missing_part',
            'relation_of', 'current_predictions', 'mzr', 'mzr_figures', 'answer_sentence', 'format_mzr']
 
-# %% ../nbs/09_mzr.ipynb #5ea0b132
+# %% ../nbs/09_mzr.ipynb #b7e8a81a
 import numpy as np
 import pandas as pd
+from scipy.interpolate import make_interp_spline
 from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, cross_val_predict
@@ -76,23 +77,23 @@ TREMONTI04_TABLE3 = np.array([  # Tremonti et al. 2004, Table 3: log Msun and pe
 # %% ../nbs/09_mzr.ipynb #f7746485
 BIN_DEX, MIN_IN_BIN = 0.2, 10  # width of a mass bin [dex] (twice that for fewer than `FEW` galaxies), and galaxies that it needs
 
-# %% ../nbs/09_mzr.ipynb #9ae9d4a0
+# %% ../nbs/09_mzr.ipynb #49b00b9d
 def mass_bins(
     log_mass,  # [n]
 ):
-    "Yield the centre of each mass bin with enough galaxies, and who is in it, bool [n]"
+    "Yield the median mass of each mass bin with enough galaxies, and who is in it, bool [n]"
     width = BIN_DEX if len(log_mass) >= FEW else 2 * BIN_DEX
     bins = np.floor(np.asarray(log_mass) / width).astype(int)
     for b in np.unique(bins):
-        if (bins == b).sum() >= MIN_IN_BIN: yield (b + 0.5) * width, bins == b
+        if (bins == b).sum() >= MIN_IN_BIN: yield np.median(log_mass[bins == b]), bins == b
 
-# %% ../nbs/09_mzr.ipynb #65dd2531
+# %% ../nbs/09_mzr.ipynb #6a19ec33
 def binned_percentiles(
     log_mass,  # [n]
     z,  # metallicity [n]
 ) -> pd.DataFrame:  # columns of Table 3 and n
     "Percentiles of the metallicity in bins of mass, as in Tremonti et al. 2004, Table 3"
-    rows = [(center, *np.percentile(z[inside], PERCENTILES), inside.sum()) for center, inside in mass_bins(log_mass)]
+    rows = [(middle, *np.percentile(z[inside], PERCENTILES), inside.sum()) for middle, inside in mass_bins(log_mass)]
     return pd.DataFrame(rows, columns=[*TABLE3_COLUMNS, "n"])
 
 # %% ../nbs/09_mzr.ipynb #b1ff935c
@@ -117,15 +118,15 @@ def smooth(
     x = np.asarray(x, "float64").reshape(len(y), -1)
     return cross_val_predict(spline(len(y)), x, y, cv=KFold(FOLDS, shuffle=True, random_state=seed))
 
-# %% ../nbs/09_mzr.ipynb #fa0b91de
+# %% ../nbs/09_mzr.ipynb #7c9bbbb5
 def running_median(
     log_mass,  # [n]
     z,  # [n]
 ) -> np.ndarray:  # [n]
-    "Median metallicity of the mass bins, interpolated to each galaxy's mass"
+    "Median metallicity of the mass bins, on straight lines from bin to bin and on beyond the outer ones"
     found = binned_percentiles(log_mass, z)
-    if found.empty: return np.full(len(z), np.median(z))
-    return np.interp(log_mass, found["log_mass"], found["p50"])
+    if len(found) < 2: return np.full(len(z), np.median(z))
+    return make_interp_spline(found["log_mass"], found["p50"], k=1)(log_mass)
 
 # %% ../nbs/09_mzr.ipynb #da166ae4
 def scatter_about(
@@ -136,17 +137,17 @@ def scatter_about(
     inside = np.isfinite(relation)
     return {f.__name__: interval(f, relation[inside], z[inside]) for f in (rmse, nmad)} if inside.sum() >= MIN_IN_BIN else None
 
-# %% ../nbs/09_mzr.ipynb #41b058e5
+# %% ../nbs/09_mzr.ipynb #3475143c
 def scatter_by_mass(
     log_mass,  # [n]
     relation,  # [n]
     z,  # [n]
-) -> list:  # of dict: log_mass (centre), value, lo, hi, n
+) -> list:  # of dict: log_mass (median of the bin), value, lo, hi, n
     "RMS deviation from a relation in each mass bin"
     rows = []
-    for center, inside in mass_bins(log_mass):
+    for middle, inside in mass_bins(log_mass):
         inside = inside & np.isfinite(relation)
-        if inside.sum() >= MIN_IN_BIN: rows.append({"log_mass": center, **interval(rmse, relation[inside], z[inside])})
+        if inside.sum() >= MIN_IN_BIN: rows.append({"log_mass": middle, **interval(rmse, relation[inside], z[inside])})
     return rows
 
 # %% ../nbs/09_mzr.ipynb #dca6e833
