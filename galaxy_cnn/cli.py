@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'SurveyArg', 'RunArg', 'Other', 'Tta', 'Seed', 'Workers', 'Bs', 'exit_code', 'main', 'Precision', 'SplitBy',
-           'FigureFormat', 'mock', 'train', 'evaluate', 'mzr', 'predict', 'demo']
+           'FigureFormat', 'mock', 'serve', 'download', 'verify', 'train', 'evaluate', 'mzr', 'predict', 'demo']
 
 # %% ../nbs/14_cli.ipynb #da59b29b
 import sys
@@ -79,6 +79,59 @@ def mock(
     survey = make_mock(out, n=n, seed=seed, workers=workers, size=size)
     typer.echo(f"{out}: {len(survey)} simulated galaxies, {size}x{size} px, seed {seed}.")
 
+# %% ../nbs/14_cli.ipynb #83cfbcfb
+@app.command()
+def serve(
+    survey: SurveyArg,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on the loopback address; 0: any free one.")] = 0,
+    latency: Annotated[float, typer.Option(min=0, help="Delay before each answer [s].")] = 0.0,
+):
+    "Serve a Survey as SkyServer would, on this machine only."
+    from galaxy_cnn.skyserver import serve as open_server
+    from galaxy_cnn.survey import read_survey
+    server = open_server(read_survey(survey), port, latency=latency)
+    for note in server.notes: typer.echo(note)
+    typer.echo(f"{survey} at {server.url}; in another shell: galaxy-cnn download --base-url {server.url} --out data/copy. Ctrl-C ends it.")
+    try: server.serve_forever()
+    except KeyboardInterrupt: pass
+
+# %% ../nbs/14_cli.ipynb #0bd43e00
+@app.command()
+def download(
+    out: Annotated[Path, typer.Option(help="Folder of the Survey; the same command goes on where it ended.")],
+    n: Annotated[int | None, typer.Option(min=1, help="Spectra, the first in order of specObjID; default: all.")] = None,
+    release: Annotated[str, typer.Option(help="Data release.")] = "dr17",
+    base_url: Annotated[str | None, typer.Option(help="Another server, such as one of `galaxy-cnn serve`; default: SDSS's.")] = None,
+    connections: Annotated[int, typer.Option(min=1, help="Cutouts asked for at once.")] = 8,
+    rate: Annotated[float | None, typer.Option(help="Cutouts a second, at most; default: as many as the connections give.")] = None,
+    size: Annotated[int, typer.Option(min=16, help="Width of a cutout [px].")] = 128,
+    scale: Annotated[str, typer.Option(help="r90: a field of 5.05 x petroR90_r; or one scale for all [arcsec/px].")] = "r90",
+    cuts: Annotated[str, typer.Option(help="paper: the sample of Wu & Boada 2019; none; or SQL conditions.")] = "paper",
+    catalog: Annotated[Path | None, typer.Option(help="Folder with a catalog of your own (objID, ra, dec) instead of a query.")] = None,
+):
+    "Download a Survey: the catalog by SQL and the cutouts, each with a record; interrupted downloads go on."
+    from galaxy_cnn.download import download as fetch
+    from galaxy_cnn.survey import Incomplete
+    where = {} if base_url is None else {"base_url": base_url}
+    summary = fetch(out, n, release, connections=connections, rate=rate, size=size, scale=scale, cuts=cuts, catalog=catalog, **where)
+    outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary["outcomes"].items())
+    typer.echo(f"{out}: {summary['asked']} galaxies asked for: {outcomes}; {summary['requests']} requests in {summary['seconds']:.0f} s.")
+    if not summary["complete"]: raise Incomplete(f"{out} is incomplete: {summary['reason']}; the same command goes on from here.")
+
+# %% ../nbs/14_cli.ipynb #9def6a54
+@app.command()
+def verify(
+    survey: SurveyArg,
+    repair: Annotated[bool, typer.Option("--repair", help="Fetch again what is damaged or missing, and nothing else.")] = False,
+    base_url: Annotated[str | None, typer.Option(help="Server to repair from; default: the one that the Survey came from.")] = None,
+):
+    "Read, hash and decode every file of a Survey."
+    from galaxy_cnn.download import verify as check
+    from galaxy_cnn.survey import Incomplete
+    found = check(survey, repair, base_url)
+    typer.echo(str(found))
+    if not found.ok: raise Incomplete(f"{survey} is not whole: see the table" + ("." if repair else "; --repair fetches what is damaged or missing."))
+
 # %% ../nbs/14_cli.ipynb #0bf8fd71
 @app.command()
 def train(
@@ -148,7 +201,7 @@ def predict(
     summary = apply(run, source, out, tta=tta, bs=bs)
     typer.echo(f"{out}: {summary['n']} galaxies.")
 
-# %% ../nbs/14_cli.ipynb #89d65be1
+# %% ../nbs/14_cli.ipynb #93231dbf
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the Run to make.")] = Path("runs/demo"),
@@ -156,8 +209,17 @@ def demo(
     n: Annotated[int, typer.Option(min=200, help="Simulated galaxies.")] = 3000,
     seed: Seed = 0,
 ):
-    "From a simulated sky to the mass-metallicity relation, offline: mock, train, evaluate, mzr."
-    if not (survey / "catalog.parquet").exists(): mock(survey, n, seed)
+    "From a simulated sky to the mass-metallicity relation, offline: mock, serve and download, train, evaluate, mzr."
+    mock(survey, n, seed)
+    _download_part(survey, survey.with_name(survey.name + "-download"), 200)
     train(survey, out, seed=seed, resume=(out / "model.json").exists() or (out / "checkpoint").exists())
     evaluate(out)
     mzr(out)
+
+# %% ../nbs/14_cli.ipynb #f52ac173
+def _download_part(survey, out, n):
+    "Serve a Survey on this machine, download a part of it, and verify that"
+    from galaxy_cnn.skyserver import serve as open_server
+    from galaxy_cnn.survey import read_survey
+    with open_server(read_survey(survey)) as server: download(out, n, base_url=server.url)
+    verify(out)
