@@ -214,7 +214,7 @@ def put_part(record, part):
     after = part.after - 2**64 if part.after >= 2**63 else part.after
     record.base.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?)", (part.number, after, part.rows, part.file, part.sha256, part.at))
 
-# %% ../nbs/03_download.ipynb #940dffd2
+# %% ../nbs/03_download.ipynb #fc9af442
 def sha256_file(
     path,
 ) -> str:
@@ -225,7 +225,7 @@ REQUEST = "galaxy_cnn"  # key in a part's Parquet metadata: the settings that it
 
 def _write_part(out, record, number, after, table):
     "A part: the file first, then its row"
-    file, arrow = f"{number:05d}.parquet", pa.Table.from_pandas(table, preserve_index=False)
+    file, arrow = f"{number:05d}.parquet", pa.Table.from_pandas(table, preserve_index=False, nthreads=1)
     arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, REQUEST: json.dumps(get_settings(record))})
     with atomic_path(out / "catalog_parts" / file) as tmp: pq.write_table(arrow, tmp)
     put_part(record, Part(number, after, len(table), file, sha256_file(out / "catalog_parts" / file), now()))

@@ -205,7 +205,7 @@ def _guess(column):
     numbers = pd.to_numeric(text.where(text != "", None), errors="coerce")
     return numbers.astype("float64") if numbers.notna().sum() == len(filled) else text
 
-# %% ../nbs/02_skyserver.ipynb #6dfc9207
+# %% ../nbs/02_skyserver.ipynb #10fd06db
 def parse_table(
     body: bytes,  # the answer, status 200
 ) -> pd.DataFrame:
@@ -218,17 +218,17 @@ def parse_table(
     if names == ["error_message"]: raise Refusal(rest.partition(b"\n")[2].decode("utf-8", "replace").strip().strip('"'))
     if not all(re.fullmatch(r"\w+", n, re.A) for n in names) or len(set(names)) < len(names): raise TableError(f"not a header: {','.join(names)[:60]!r}")
     convert = pacsv.ConvertOptions(column_types={n: _arrow_type(n) for n in names}, null_values=[""], strings_can_be_null=True)
-    read = pacsv.ReadOptions(column_names=names, skip_rows=1)
+    read = pacsv.ReadOptions(use_threads=False, column_names=names, skip_rows=1)
     try: table = pacsv.read_csv(BytesIO(rest), read, pacsv.ParseOptions(ignore_empty_lines=False), convert)
     except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as e: raise TableError(f"a row does not fit the header ({e})") from None
     return _frame(table)
 
-# %% ../nbs/02_skyserver.ipynb #95a7161d
+# %% ../nbs/02_skyserver.ipynb #fa067bd0
 def _frame(table):
     "An Arrow table as a DataFrame: known columns keep their types (float where a small integer is NULL), the rest is guessed"
     for name in ("objID", "specObjID"):
         if name in table.column_names and table[name].null_count: raise TableError(f"a row has no {name}")
-    frame = table.to_pandas()
+    frame = table.to_pandas(use_threads=False)
     for name in frame.columns.difference(list(COLUMNS)): frame[name] = _guess(frame[name])
     for name in frame.columns.intersection(["bptclass"]):
         if frame[name].isna().any(): frame[name] = frame[name].astype("float32")
