@@ -10,11 +10,11 @@ __all__ = ['TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 'TINY_DROPOUT
            'choose_precision', 'Bfloat16', 'PlainTensors', 'seed_all', 'EpochSeed', 'WeightAverage', 'History',
            'EpochBar', 'MemoryLoader', 'in_memory', 'target_scale', 'make_learner', 'RangeTest', 'find_lr', 'lr_figure',
            'optimiser_state', 'restore_optimiser', 'Progress', 'save_checkpoint', 'load_checkpoint', 'restore',
-           'Checkpoint', 'write_history', 'file_hash', 'load_weights', 'split_names', 'split_hash', 'Run', 'read_run',
+           'write_history', 'Checkpoint', 'file_hash', 'load_weights', 'split_names', 'split_hash', 'Run', 'read_run',
            'Plan', 'usable', 'choose_device', 'settle_recipe', 'make_plan', 'same_plan', 'claim', 'sweep', 'warm_start',
            'make_network', 'fit_network', 'write_card', 'train', 'run_plan']
 
-# %% ../nbs/06_train.ipynb #5e2d219f
+# %% ../nbs/06_train.ipynb #d986026b
 import copy
 import hashlib
 import json
@@ -49,7 +49,7 @@ from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .data import BUFFER, MIN_STEPS, assign_folds, assign_split, default_batch_size, make_dls, read_images, split_for_fold, split_kind
 from .survey import Incomplete, InputError, Survey, atomic_path, column_of, describe, read_json, read_survey, validate, versions, write_json
@@ -189,10 +189,10 @@ class Recipe:
     epochs: tuple = (7, 40)  # at least, at most
     loader: str = "files"  # 'files': the tutorial's DataBlock; 'memory': decoded once, augmented inside the network
 
-# %% ../nbs/06_train.ipynb #200767bd
+# %% ../nbs/06_train.ipynb #1f576dba
 TUTORIAL = Recipe()  # Wu 2020
 RECIPES = {arch: TUTORIAL for arch in ARCHS} | {
-    "xresnet_tiny": Recipe("adam", lr=3e-3, wd=0.05, bs=32, ema=0.98, steps=1200, epochs=(20, 120), loader="memory"),
+    "xresnet_tiny": Recipe("adam", lr=3e-3, wd=0.05, bs=32, ema=0.98, epochs=(20, 80), loader="memory"),
 }
 OPTIMISERS = {"ranger": ranger, "adam": Adam}  # fastai's: RAdam inside Lookahead, and Adam with decoupled weight decay
 
@@ -309,7 +309,7 @@ class WeightAverage(Callback):
     def after_validate(self): self.swap()
     def after_fit(self): self.swap()
 
-# %% ../nbs/06_train.ipynb #ef0d2a3a
+# %% ../nbs/06_train.ipynb #a5bfdd42
 class History(Callback):
     "Append a row to `rows` after each epoch; `Incomplete` when the loss is not finite"
     order = 60
@@ -323,14 +323,14 @@ class History(Callback):
 
     def before_epoch(self): self.start = time.perf_counter()
     def before_train(self): self.loss_sum, self.batches = 0.0, 0
-    def before_validate(self): self.squares, self.n = 0.0, 0
+    def before_validate(self): self.squares, self.n = [], 0
 
     def after_batch(self):
         if self.training:
             self.loss_sum, self.batches = self.loss_sum + self.loss.detach(), self.batches + 1
         else:
-            square = (self.pred - aligned(self.pred, self.yb[0])).double().square().sum(0)
-            self.squares, self.n = self.squares + square, self.n + len(self.pred)
+            self.squares.append((self.pred - aligned(self.pred, self.yb[0])).square().sum(0))
+            self.n += len(self.pred)
 
     def after_train(self):
         self.train_loss = float(self.loss_sum) / max(self.batches, 1)
@@ -340,7 +340,7 @@ class History(Callback):
                              "train anew with a lower learning rate, or with precision fp32.")
 
     def after_validate(self):
-        rmse = (self.squares / self.n).sqrt().cpu()
+        rmse = (torch.stack(self.squares).cpu().double().sum(0) / self.n).sqrt()
         scale = self.learn.loss_func.scale.cpu()
         self.rows.append({"network": self.network, "epoch": self.epoch, "train_loss": self.train_loss, "valid_loss": float((rmse / scale).mean()),
                           **{f"valid_rmse_{t}": float(r) for t, r in zip(self.targets, rmse)},
@@ -492,6 +492,9 @@ def _slow_weights(opt, params, tensors):
     slow = iter([tensors[f"slow.{i}"].to(p.device) for i, p in enumerate(params)])
     return L(L(next(slow) for _ in group) for group in opt.param_lists)
 
+# %% ../nbs/06_train.ipynb #45e81ed5
+CARD, HISTORY, CHECKPOINT, ARGUMENTS = "model.json", "history.csv", "checkpoint/last.safetensors", "checkpoint/arguments.json"
+
 # %% ../nbs/06_train.ipynb #fdbe61c8
 @dataclass
 class Progress:
@@ -543,6 +546,14 @@ def restore(
     for average in learn.cbs.filter(lambda cb: isinstance(cb, WeightAverage)):
         average.average = [part("average")[str(i)].to(w.device) for i, w in enumerate(average.weights())]
 
+# %% ../nbs/06_train.ipynb #2d536dbe
+def write_history(
+    out,  # folder of the Run
+    rows,  # from `History`
+):
+    "Write history.csv"
+    with atomic_path(Path(out) / HISTORY) as tmp: pd.DataFrame(rows).to_csv(tmp, index=False)
+
 # %% ../nbs/06_train.ipynb #ea73ec17
 class Checkpoint(Callback):
     "After each epoch: checkpoint and history.csv"
@@ -565,13 +576,6 @@ class Checkpoint(Callback):
         self.clock = time.perf_counter()
         save_checkpoint(self.out / CHECKPOINT, self.learn, self.progress)
         write_history(self.out, self.progress.rows)
-
-# %% ../nbs/06_train.ipynb #875ad20f
-CARD, HISTORY, CHECKPOINT, ARGUMENTS = "model.json", "history.csv", "checkpoint/last.safetensors", "checkpoint/arguments.json"
-
-def write_history(out, rows):
-    "Write history.csv"
-    with atomic_path(Path(out) / HISTORY) as tmp: pd.DataFrame(rows).to_csv(tmp, index=False)
 
 # %% ../nbs/06_train.ipynb #943a7bfa
 FORMAT = 1  # of the card; a later one that cannot be read gets another number
@@ -615,7 +619,7 @@ def split_hash(
     "SHA-256 of a split, whatever the order of its galaxies"
     return hashlib.sha256("\n".join(sorted(f"{i}:{name}" for i, name in split.items())).encode()).hexdigest()
 
-# %% ../nbs/06_train.ipynb #7c909188
+# %% ../nbs/06_train.ipynb #da395220
 @dataclass
 class Run:
     "A trained model on disk"
@@ -668,10 +672,10 @@ class Run:
 
     def describe(self):
         "One sentence"
-        c, n = self.card, len(self.card["networks"])
+        c = self.card
         errors = ", ".join(f"{t} {c['headline'][f'valid_rmse_{t}']:.4f}" for t in self.targets)
-        return (f"{self.path}: {n} x {c['arch']}" * (n > 1) + f"{self.path}: {c['arch']}" * (n == 1) + f", {c['recipe']['epochs']} epochs, "
-                f"{c['precision']} on {c['device']}, {c['wall_seconds']:.0f} s; held-out RMSE: {errors}.")
+        return (f"{self.path}: {len(c['networks'])} x {c['arch']}, {c['recipe']['epochs']} epochs, {c['precision']} on {c['device']}, "
+                f"{c['wall_seconds']:.0f} s; RMSE on the galaxies held out{' (mock)' if c['survey']['mock'] else ''}: {errors}.")
 
 # %% ../nbs/06_train.ipynb #8ef129d0
 def read_run(
