@@ -54,3 +54,10 @@ def test_a_chapter_opens_with_a_title_and_a_sentence_and_tests_what_it_exports(n
     code = ["".join(c["source"]) for c in cells(notebook) if c["cell_type"] == "code"]
     tests = [s for s in code if not s.startswith("#| export") and re.search(r"^\s*(assert|test_\w+\()", s, re.M)]
     assert len(tests) >= 3, "a chapter shows its tests"
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_results():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from readme import with_results
+    text = (ROOT / "README.md").read_text()
+    assert with_results(text, ROOT / "results") == text, "run python benchmarks/readme.py"
