@@ -61,7 +61,7 @@ def test_every_command_has_help(capsys, command):
 
 def test_from_a_sky_to_a_table(capsys, tmp_path):
     sky, run, table = tmp_path / "sky", tmp_path / "run", tmp_path / "table.parquet"
-    assert call(capsys, "mock", "--out", sky, "--n", 150, "--workers", 1)[0] == 0
+    assert call(capsys, "mock", "--out", sky, "--n", 320, "--workers", 1)[0] == 0
     assert call(capsys, "train", sky, "--out", run, *FAST)[0] == 0
     code, out, err = call(capsys, "evaluate", run, "--no-tta")
     assert code == 0 and "RMSE" in out and "ridge" in out, err
