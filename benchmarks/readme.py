@@ -10,7 +10,6 @@ from galaxy_cnn.evaluate import with_interval
 from galaxy_cnn.survey import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-START, END = "<!-- results -->", "<!-- /results -->"
 NAMES = {"mean": "predict the mean", "ridge": "ridge, image features", "random_forest": "random forest, g r i magnitudes",
          "random_forest_image": "random forest, image features", "gaussian_process": "Gaussian process, image features"}
 
@@ -57,10 +56,23 @@ def mzr_lines(mzr):
             "| ![predicted against true, mock](results/demo_density.png) | ![mass-metallicity relation, mock](results/demo_mzr.png) | ![predicted against true, real](results/real_density.png) |"]
 
 
+def downloads(results):
+    "What was measured of downloads, as Markdown"
+    speed, kills, bad, rows = (read_json(results / f"{n}.json") for n in ("download", "kill_download", "corrupt_survey", "catalog_roundtrip"))
+    ours, serial = speed["rates"]["galaxy_cnn"], speed["rates"]["serial requests.get"]
+    return [f"- With {speed['rates']['latency_s'] * 1000:.0f} ms of latency and {speed['rates']['connections']} connections: {ours['per_second']:.0f} cutouts a second, "
+            f"{speed['rates']['galaxy_cnn_of_ceiling']:.0%} of what latency allows; a loop of `requests.get` does {serial['per_second']:.1f}.",
+            f"- {kills['kills']} downloads killed at random instants and resumed: {kills['total']['identical']} complete and identical, {kills['total']['fetched_again']} recorded cutouts fetched again.",
+            f"- {bad['total']['corruptions']} random corruptions of images, catalog and record: {bad['total']['missed']} missed by `verify`, {bad['total']['rounds_healed']} of {bad['total']['rounds']} Surveys healed.",
+            f"- A catalog of {rows['rows']:,} rows and {rows['columns']} columns there and back, three cut streams on the way: {rows['wrong_values']} wrong values."]
+
+
 def with_results(readme, results):
     "The README's text with its results written anew"
-    before, rest = readme.split(START)
-    return before + START + "\n" + "\n".join(section(results)) + "\n" + END + rest.split(END)[1]
+    for name, make in {"results": section, "downloads": downloads}.items():
+        before, rest = readme.split(f"<!-- {name} -->")
+        readme = f"{before}<!-- {name} -->\n" + "\n".join(make(results)) + f"\n<!-- /{name} -->" + rest.split(f"<!-- /{name} -->")[1]
+    return readme
 
 
 if __name__ == "__main__":
