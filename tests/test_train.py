@@ -153,7 +153,7 @@ def test_shuffled_labels_score_like_predicting_the_mean(mock_survey, tmp_path):
     shuffled = Survey(mock_survey.path, mock_survey.catalog.assign(oh_p50=labels), mock_survey.info)
     shuffled.catalog.to_csv(tmp_path / "catalog.csv", index=False)
     (tmp_path / "images").symlink_to(mock_survey.path / "images")
-    options = SMALL | dict(epochs=12, folds=2)
+    options = SMALL | dict(epochs=8, folds=2)
     learned = {}
     for name, survey in {"true": mock_survey, "shuffled": read_survey(tmp_path)}.items():
         trained = train(survey, tmp_path / "runs" / name, **options)
