@@ -776,7 +776,7 @@ def settle_recipe(
     if not 2 <= recipe.bs <= n: raise InputError(f"Batches of {recipe.bs} cannot be made from {n} training galaxies: take 2 to {max(n // MIN_STEPS, 2)}.")
     return recipe
 
-# %% ../nbs/06_train.ipynb #6870c5d7
+# %% ../nbs/06_train.ipynb #be75fedc
 def make_plan(
     survey,  # the galaxies that are used
     whole,  # the Survey that they came from
@@ -791,6 +791,8 @@ def make_plan(
     draft = Plan("", False, targets, size, 0, TUTORIAL, "", seed, device, by, folds, "", (), None)
     n = min(int((draft.split(survey.catalog, k) == "train").sum()) for k in range(folds or 1))
     if arch == "auto": arch = start.card["arch"] if start else choose_arch(n, torch.device(device).type)
+    if start and (arch != start.card["arch"] or self_attention > start.card["self_attention"]):
+        raise InputError(f"{start.path} is a {start.card['arch']}{' with self-attention' * start.card['self_attention']}: only that can start from it.")
     recipe = settle_recipe(arch, n, lr, bs, opt)
     return replace(draft, arch=arch, recipe=recipe, self_attention=self_attention or bool(start and start.card["self_attention"]),
                    epochs=epochs or default_epochs(recipe, n, recipe.bs), precision=choose_precision(precision, torch.device(device).type),
@@ -837,23 +839,20 @@ def sweep(
     for folder in (out, out / "models", (out / CHECKPOINT).parent):
         for file in folder.glob(".*-*"): file.unlink()
 
-# %% ../nbs/06_train.ipynb #86662770
+# %% ../nbs/06_train.ipynb #79e6f187
 def warm_start(
     model,  # from `create_model`
     run: Run,  # whose networks to start from
     k,  # number of the network
     targets,  # of `model`
 ):
-    "Take over the weights of a Run; `InputError` where the architectures differ"
+    "Take over the weights of a Run of the same architecture; the head starts anew where the targets differ"
     source = run.networks[k % len(run.networks)]
     keep = {name: v for name, v in source.net.state_dict().items()}
     if tuple(targets) != run.targets:
         head = next(name for name, m in source.net.named_modules() if m is head_of(source))
         keep = {name: v for name, v in keep.items() if not name.startswith(head + ".")}
-    mine = model.net.state_dict()
-    if any(name not in mine or mine[name].shape != v.shape for name, v in keep.items()):
-        raise InputError(f"{run.path} is a {run.card['arch']}{' with self-attention' * run.card['self_attention']}: only that can start from it.")
-    model.net.load_state_dict(mine | keep)
+    model.net.load_state_dict(model.net.state_dict() | keep)
 
 # %% ../nbs/06_train.ipynb #805735f7
 def make_network(survey, plan: Plan, k, start=None):
