@@ -95,7 +95,7 @@ def serve(
     try: server.serve_forever()
     except KeyboardInterrupt: pass
 
-# %% ../nbs/14_cli.ipynb #0bd43e00
+# %% ../nbs/14_cli.ipynb #3ba0fb01
 @app.command()
 def download(
     out: Annotated[Path, typer.Option(help="Folder of the Survey; the same command goes on where it ended.")],
@@ -104,7 +104,7 @@ def download(
     base_url: Annotated[str | None, typer.Option(help="Another server, such as one of `galaxy-cnn serve`; default: SDSS's.")] = None,
     connections: Annotated[int, typer.Option(min=1, help="Cutouts asked for at once.")] = 8,
     rate: Annotated[float | None, typer.Option(help="Cutouts a second, at most; default: as many as the connections give.")] = None,
-    size: Annotated[int, typer.Option(min=16, help="Width of a cutout [px].")] = 128,
+    size: Annotated[int, typer.Option(min=64, max=2048, help="Width of a cutout [px], what SkyServer gives.")] = 128,
     scale: Annotated[str, typer.Option(help="r90: a field of 5.05 x petroR90_r; or one scale for all [arcsec/px].")] = "r90",
     cuts: Annotated[str, typer.Option(help="paper: the sample of Wu & Boada 2019; none; or SQL conditions.")] = "paper",
     catalog: Annotated[Path | None, typer.Option(help="Folder with a catalog of your own (objID, ra, dec) instead of a query.")] = None,
@@ -118,33 +118,34 @@ def download(
     typer.echo(f"{out}: {summary['asked']} galaxies asked for: {outcomes}; {summary['requests']} requests in {summary['seconds']:.0f} s.")
     if not summary["complete"]: raise Incomplete(f"{out} is incomplete: {summary['reason']}; the same command goes on from here.")
 
-# %% ../nbs/14_cli.ipynb #9def6a54
+# %% ../nbs/14_cli.ipynb #651f4cbf
 @app.command()
 def verify(
     survey: SurveyArg,
     repair: Annotated[bool, typer.Option("--repair", help="Fetch again what is damaged or missing, and nothing else.")] = False,
     base_url: Annotated[str | None, typer.Option(help="Server to repair from; default: the one that the Survey came from.")] = None,
+    connections: Annotated[int, typer.Option(min=1, help="Cutouts asked for at once.")] = 8,
 ):
     "Read, hash and decode every file of a Survey."
     from galaxy_cnn.download import verify as check
     from galaxy_cnn.survey import Incomplete
-    found = check(survey, repair, base_url)
+    found = check(survey, repair, base_url, connections)
     typer.echo(str(found))
     if not found.ok: raise Incomplete(f"{survey} is not whole: see the table" + ("." if repair else "; --repair fetches what is damaged or missing."))
 
-# %% ../nbs/14_cli.ipynb #0bf8fd71
+# %% ../nbs/14_cli.ipynb #6ee30749
 @app.command()
 def train(
     survey: SurveyArg,
     out: Annotated[Path, typer.Option(help="Folder of the Run to make.")],
     arch: Annotated[str, typer.Option(help="xresnet_tiny, xresnet9, xresnet18, xresnet34 or xresnet50; auto: what suits the number of galaxies and the device.")] = "auto",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training galaxies; default: enough for a sensible number of steps.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate of the one-cycle schedule; default: the recipe's.")] = None,
-    bs: Annotated[int | None, typer.Option(min=1, help="Galaxies a batch; default: the recipe's, never so many that an epoch has fewer than 8 steps.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training galaxies; default: what makes 2000 steps, between 20 and 80 for xresnet_tiny, between 7 and 40 for the others.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate of the one-cycle schedule; default: 3e-3 for xresnet_tiny, 1e-2 for the others.")] = None,
+    bs: Annotated[int | None, typer.Option(min=1, help="Galaxies a batch; default: 32 for xresnet_tiny, 128 for the others, fewer where an epoch would have less than 8 steps.")] = None,
     size: Annotated[int, typer.Option(min=32, help="Width of the crop that the network sees [px].")] = 112,
     target: Annotated[list[str] | None, typer.Option(help="metallicity [dex], log_mass [log Msun], log_sfr [log Msun/yr] or a catalog column; repeat for several at once.  [default: metallicity]")] = None,
     self_attention: Annotated[bool, typer.Option("--self-attention", help="One self-attention layer, as in the 2020 tutorial.")] = False,
-    opt: Annotated[str | None, typer.Option(help="ranger or adam; default: the recipe's.")] = None,
+    opt: Annotated[str | None, typer.Option(help="ranger or adam; default: adam for xresnet_tiny, ranger for the others.")] = None,
     precision: Annotated[Precision, typer.Option(help="auto: bf16 where the hardware has it, else fp32.")] = Precision.auto,
     split_by: Annotated[SplitBy, typer.Option(help="Keep neighbours on the sky together, or split object by object; auto: sky where there are coordinates.")] = SplitBy.auto,
     folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate: this many networks, each trained without one fold, an ensemble afterwards.")] = None,
