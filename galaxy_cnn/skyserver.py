@@ -205,7 +205,7 @@ def _guess(column):
     numbers = pd.to_numeric(text.where(text != "", None), errors="coerce")
     return numbers.astype("float64") if numbers.notna().sum() == len(filled) else text
 
-# %% ../nbs/02_skyserver.ipynb #10fd06db
+# %% ../nbs/02_skyserver.ipynb #bbbc8cea
 def parse_table(
     body: bytes,  # the answer, status 200
 ) -> pd.DataFrame:
@@ -213,13 +213,14 @@ def parse_table(
     if NO_ROWS.match(body): return pd.DataFrame()
     if not body.startswith(TABLE): raise TableError(f"not a table: starts with {body[:40]!r}")
     if not body.endswith(b"\n"): raise TableError("the last row is cut off")
-    _, _, rest = body.partition(b"\n")
-    names = [SPELLING.get(n.lower(), n) for n in rest.partition(b"\n")[0].decode("utf-8", "replace").strip("\r").split(",")]
-    if names == ["error_message"]: raise Refusal(rest.partition(b"\n")[2].decode("utf-8", "replace").strip().strip('"'))
+    start = body.index(b"\n") + 1
+    header = body[start:body.find(b"\n", start)].strip(b"\r")
+    names = [SPELLING.get(n.lower(), n) for n in header.decode("utf-8", "replace").split(",")]
+    if names == ["error_message"]: raise Refusal(body[start + len(header):].decode("utf-8", "replace").strip().strip('"'))
     if not all(re.fullmatch(r"\w+", n, re.A) for n in names) or len(set(names)) < len(names): raise TableError(f"not a header: {','.join(names)[:60]!r}")
     convert = pacsv.ConvertOptions(column_types={n: _arrow_type(n) for n in names}, null_values=[""], strings_can_be_null=True)
     read = pacsv.ReadOptions(use_threads=False, column_names=names, skip_rows=1)
-    try: table = pacsv.read_csv(BytesIO(rest), read, pacsv.ParseOptions(ignore_empty_lines=False), convert)
+    try: table = pacsv.read_csv(pa.BufferReader(pa.py_buffer(body).slice(start)), read, pacsv.ParseOptions(ignore_empty_lines=False), convert)
     except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as e: raise TableError(f"a row does not fit the header ({e})") from None
     return _frame(table)
 

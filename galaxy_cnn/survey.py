@@ -6,9 +6,9 @@
 __all__ = ['MISSING', 'CUTOUT_SIZE', 'SDSS_PIXEL', 'FIELD_R90', 'BANDS', 'PERCENTILES', 'LINES', 'COLUMNS', 'TARGETS', 'TRUTH',
            'JPEG_START', 'JPEG_END', 'FLOAT_STEP', 'PACKAGES', 'InputError', 'Incomplete', 'Column', 'atomic_path',
            'write_json', 'read_json', 'decode', 'read_catalog', 'content_hash', 'versions', 'column_of', 'Survey',
-           'read_survey', 'write_survey', 'Problem', 'validate', 'describe']
+           'read_survey', 'write_survey', 'write_survey_parts', 'Problem', 'validate', 'describe']
 
-# %% ../nbs/00_survey.ipynb #e59ba7f3
+# %% ../nbs/00_survey.ipynb #513a2349
 import hashlib
 import json
 import os
@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
@@ -219,18 +221,21 @@ def read_catalog(
     _check_ids(catalog["objID"], file)
     return catalog, file
 
-# %% ../nbs/00_survey.ipynb #373fd265
+# %% ../nbs/00_survey.ipynb #10b837d6
 def content_hash(
     catalog: pd.DataFrame,  # with a column objID
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of a catalog's values, whatever the order of its rows and columns"
-    catalog = catalog.iloc[np.argsort(catalog["objID"].to_numpy(), kind="stable")]
-    digest = hashlib.sha256()
-    for name in sorted(catalog.columns):
-        values = catalog[name]
+    return _hash_columns(catalog.columns, catalog.__getitem__)
+
+def _hash_columns(names, column):
+    "`content_hash` of a catalog of which `column` gives each column by its name"
+    order, digest = np.argsort(column("objID").to_numpy(), kind="stable"), hashlib.sha256()
+    for name in sorted(names):
+        values = column(name).iloc[order]
         if pd.api.types.is_integer_dtype(values.dtype): raw = values.to_numpy().astype("<u8" if name == "specObjID" else "<i8").tobytes()
         elif pd.api.types.is_numeric_dtype(values.dtype): raw = values.to_numpy("<f4" if values.dtype == "float32" else "<f8").tobytes()
-        else: raw = "\x1f".join(values.astype(str)).encode()
+        else: raw = "\x1f".join(values.astype(str).fillna("nan")).encode()
         digest.update(name.encode() + b"\0" + raw)
     return digest.hexdigest()
 
@@ -330,7 +335,7 @@ def read_survey(
         raise InputError(f"{file} is not the catalog that {path / 'survey.json'} describes: restore it or make the Survey again.")
     return Survey(path, catalog, info)
 
-# %% ../nbs/00_survey.ipynb #994b93a8
+# %% ../nbs/00_survey.ipynb #bedb0444
 def write_survey(
     path,  # the folder; its images/ are written by the caller, before
     catalog: pd.DataFrame,  # one row per galaxy, with objID
@@ -340,10 +345,29 @@ def write_survey(
     path = Path(path)
     catalog = _cast(catalog, path / "catalog.parquet")
     _check_ids(catalog["objID"], path / "catalog.parquet")
-    info = {**info, "n": len(catalog), "catalog_hash": content_hash(catalog), "versions": versions()}
+    info = _described(info, len(catalog), content_hash(catalog))
     write_json(path / "survey.json", info)
     with atomic_path(path / "catalog.parquet") as tmp: catalog.to_parquet(tmp, index=False)
     return Survey(path, catalog, json.loads(json.dumps(_jsonable(info))))
+
+def _described(info, n, digest): return {**info, "n": n, "catalog_hash": digest, "versions": versions()}
+
+# %% ../nbs/00_survey.ipynb #ca10877b
+def write_survey_parts(
+    path,  # the folder, as for `write_survey`
+    parts,  # a function that gives an iterator over DataFrames, which together are the catalog; called twice
+    info: dict,  # provenance
+):
+    "`write_survey` for a catalog that need not be in memory as a whole"
+    path, file = Path(path), Path(path) / "catalog.parquet"
+    def tables(): return (pa.Table.from_pandas(_cast(p, file), preserve_index=False, nthreads=1) for p in parts())
+    schema = pa.unify_schemas([t.schema for t in tables()], promote_options="permissive")
+    with atomic_path(file) as tmp:
+        with pq.ParquetWriter(tmp, schema) as writer:
+            for table in tables(): writer.write_table(table.cast(schema))
+        def column(name): return pq.read_table(tmp, columns=[name], use_threads=False).to_pandas(use_threads=False)[name]
+        _check_ids(column("objID"), file)
+        write_json(path / "survey.json", _described(info, len(column("objID")), _hash_columns(schema.names, column)))
 
 # %% ../nbs/00_survey.ipynb #645ee843
 @dataclass(frozen=True)

@@ -14,16 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import galaxy_cnn.download as download_module
 import galaxy_cnn.skyserver as skyserver
 from galaxy_cnn.download import (DAMAGED, FINAL, SUPERSEDED, Part, Record, Row, check_part, download, get_parts, keep_best, put_part, read_record,
                                  verify)
 from galaxy_cnn.skyserver import (OUTCOMES, Answer, Client, Cutout, Manners, QueryRefused, ServerFault, get_cutout, get_table, html_page, serve,
                                   text_tile)
-from galaxy_cnn.survey import InputError, read_survey, write_survey
+from galaxy_cnn.survey import InputError, read_survey, write_survey, write_survey_parts
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -484,6 +486,44 @@ def test_parts_keep_keys_beyond_2_to_the_63(tmp_path):
     with Record(tmp_path / "r.sqlite") as record:
         for number, after in enumerate([0, 2**63 - 1, 2**63, 2**64 - 1]): put_part(record, Part(number, after, 1, f"{number}", "", ""))
         assert [p.after for p in get_parts(record)] == [0, 2**63 - 1, 2**63, 2**64 - 1]
+
+
+# ---- the catalog in parts is the catalog as a whole
+
+def as_a_whole(path, catalog, info):
+    "What write_survey makes of a catalog: the table that is read, the columns' types in the file, survey.json"
+    write_survey(path, catalog, info)
+    return pd.read_parquet(path / "catalog.parquet"), pq.read_schema(path / "catalog.parquet"), json.loads((path / "survey.json").read_text())
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_a_catalog_written_in_parts_is_the_same(step, tmp_path):
+    catalog = pd.DataFrame({"objID": 2**60 + np.array([9, 3, 5, 1, 7, 2]), "specObjID": np.array([2**64 - 1, 1, 2, 3, 4, 5], "uint64"), "ra": np.arange(6, dtype="float32"),
+                            "bptclass": [1, 2, -1, 3, np.nan, 1], "d4000": [1, np.nan, -9999, 2, 3, 1e-30], "note": ["a", None, None, "", "5", "x"],
+                            "count": pd.array([1, 0, 2**60 + 1, -5, 2, 3], "Int64"), "bar": [True, False, True, True, False, False]})
+    table, schema, info = as_a_whole(tmp_path / "whole", catalog, {"source": "test"})
+    write_survey_parts(tmp_path / "parts", lambda: (catalog[i:i + step] for i in range(0, 6, step)), {"source": "test"})
+    pd.testing.assert_frame_equal(read_survey(tmp_path / "parts").catalog, table)
+    assert pq.read_schema(tmp_path / "parts" / "catalog.parquet").equals(schema)
+    assert json.loads((tmp_path / "parts" / "survey.json").read_text()) == info
+
+
+def test_a_downloaded_catalog_is_what_write_survey_makes_of_its_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(download_module, "PART_ROWS", 7)
+    monkeypatch.setattr(download_module, "STEP", 3)
+    sky = make_sky(tmp_path / "sky", 30, seed=5)
+    catalog = pd.concat([sky.catalog, sky.catalog.tail(4).assign(specObjID=sky.catalog.specObjID.max() + np.arange(1, 5, dtype="uint64"), zErr=np.float32(1e-6))], ignore_index=True)
+    catalog["bptclass"] = catalog["bptclass"].astype("float32").mask(catalog.index == 11)   # NULL, in one part of five
+    with serve(sky, catalog=catalog, faults=Trouble(lambda ask, answer, k: outside(ask, answer, k) if ask.index in (0, 20) else None), queries=10**6) as server:
+        fetched(tmp_path / "out", server, n=33)
+    survey, record = read_survey(tmp_path / "out"), read_record(tmp_path / "out")
+    parts = pd.concat([pd.read_parquet(f) for f in sorted((tmp_path / "out" / "catalog_parts").iterdir())], ignore_index=True)
+    assert len(parts) == 33 and len(survey) == 28 and survey.info["duplicates_dropped"] == 3
+    best = parts.iloc[keep_best(parts)]
+    best = best[best.objID.isin(record.objID[record.outcome == "ok"])]
+    table, schema, info = as_a_whole(tmp_path / "whole", best, survey.info)
+    pd.testing.assert_frame_equal(survey.catalog, table)
+    assert pq.read_schema(tmp_path / "out" / "catalog.parquet").equals(schema) and info == survey.info
 
 
 # ---- real galaxies
