@@ -6,8 +6,9 @@
 __all__ = ['app', 'SurveyArg', 'RunArg', 'Other', 'Tta', 'Seed', 'Workers', 'Bs', 'exit_code', 'main', 'Precision', 'SplitBy',
            'FigureFormat', 'mock', 'serve', 'download', 'verify', 'train', 'evaluate', 'mzr', 'predict', 'demo']
 
-# %% ../nbs/14_cli.ipynb #da59b29b
+# %% ../nbs/14_cli.ipynb #2cb43f63
 import sys
+import warnings
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +27,10 @@ def exit_code(error: Exception) -> int:
     if isinstance(error, (Incomplete, OSError)): return 1
     raise error
 
-# %% ../nbs/14_cli.ipynb #740aa5a6
+# %% ../nbs/14_cli.ipynb #5a8f1732
 def main():
     "Entry point of `galaxy-cnn`"
+    if not sys.warnoptions: warnings.simplefilter("ignore")  # what libraries tell developers; `python -W default` shows it
     try: app()
     except Exception as error:
         code = exit_code(error)
