@@ -17,7 +17,7 @@ NAMES = {"mean": "predict the mean", "ridge": "ridge, image features", "random_f
 def take_demo(run, results):
     "Keep the numbers and two figures of a demo Run"
     card = read_json(run / "model.json")
-    kept = {k: card[k] for k in ("arch", "precision", "device", "threads", "wall_seconds", "versions")} | {"epochs": card["recipe"]["epochs"]}
+    kept = {k: card[k] for k in ("arch", "precision", "device", "threads", "wall_seconds", "versions")} | {"epochs": card["recipe"]["epochs"], "galaxies": card["survey"]["n"]}
     write_json(results / "demo.json", {**read_json(run / "metrics.json"), "run": kept})
     for figure in ("density", "mzr"): shutil.copy(run / "figures" / f"{figure}.png", results / f"demo_{figure}.png")
 
@@ -38,7 +38,7 @@ def section(results):
              "| galaxies | model | n | RMSE | NMAD | median bias | CNN minus it |", "|---|---|---|---|---|---|---|",
              f"| real, the paper's own predictions | **resnet34, 96,000 labels (2019)** | {paper['n']:,} | **{with_interval(net['rmse'])}** | {with_interval(net['nmad'])} | {with_interval(net['median_bias'], sign='+')} | |",
              *rows("real, 400 labels, 5-fold cross-validation", first["arch"], first, first["cnn_minus"]),
-             *rows("mock, 3,000 galaxies, test split by sky cell (`make demo`)", demo["arch"], mock, mock["cnn_minus"]),
+             *rows(f"mock, {demo['run']['galaxies']:,} galaxies, test split by sky cell (`make demo`)", demo["arch"], mock, mock["cnn_minus"]),
              f"| | label noise: no model can do better | {mock['label_noise']['n']} | {with_interval(mock['label_noise'])} | | | |", "",
              f"Over {len(real['runs'])} seeds (other folds, other initial weights) the CNN on the real 400 has RMSE {over['mean']:.4f} ({over['lowest']:.4f} to {over['highest']:.4f}); "
              f"the first is in the table. There is no random forest on magnitudes there, because that sample has none. `galaxy-cnn train` takes "

@@ -204,12 +204,12 @@ def predict(
     summary = apply(run, source, out, tta=tta, bs=bs)
     typer.echo(f"{out}: {summary['n']} galaxies.")
 
-# %% ../nbs/14_cli.ipynb #93231dbf
+# %% ../nbs/14_cli.ipynb #fe48f6b2
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the Run to make.")] = Path("runs/demo"),
     survey: Annotated[Path, typer.Option(help="Folder of the simulated Survey to make.")] = Path("data/demo"),
-    n: Annotated[int, typer.Option(min=200, help="Simulated galaxies.")] = 3000,
+    n: Annotated[int, typer.Option(min=200, help="Simulated galaxies.")] = 5000,
     seed: Seed = 0,
 ):
     "From a simulated sky to the mass-metallicity relation, offline: mock, serve and download, train, evaluate, mzr."
