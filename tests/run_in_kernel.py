@@ -33,4 +33,4 @@ if __name__ == "__main__":
     args = parser.parse_args()
     with ThreadPoolExecutor(args.workers) as pool: errors = [e for e in pool.map(run, args.notebooks) if e]
     print(f"{len(args.notebooks) - len(errors)} passed, {len(errors)} failed")
-    sys.exit("\n".join(errors))
+    sys.exit("\n".join(errors) or 0)
