@@ -9,8 +9,7 @@ __all__ = ['NSIDE', 'BUFFER_ARCSEC', 'EDGE_POINTS', 'EDGE_MARGIN', 'SPLITS', 'BU
            'try_read_images', 'read_images', 'image_statistics', 'Cutout', 'TargetValues', 'TargetSetup', 'pad_size',
            'galaxy_block', 'galaxy_table', 'default_batch_size', 'make_dls']
 
-# %% ../nbs/04_data.ipynb #d0b3006f
-import os
+# %% ../nbs/04_data.ipynb #7749f551
 import random
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -30,7 +29,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from .survey import MISSING, InputError, decode
+from .survey import InputError, decode
 
 # %% ../nbs/04_data.ipynb #80359f43
 def hash01(

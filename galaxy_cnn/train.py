@@ -14,12 +14,11 @@ __all__ = ['TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 'ARCHS', 'TUT
            'Plan', 'usable', 'choose_device', 'settle_recipe', 'make_plan', 'same_plan', 'claim', 'sweep', 'warm_start',
            'make_network', 'fit_network', 'write_card', 'train', 'run_plan']
 
-# %% ../nbs/06_train.ipynb #d986026b
+# %% ../nbs/06_train.ipynb #e64e8c32
 import copy
 import hashlib
 import json
 import math
-import os
 import random
 import shutil
 import time
@@ -32,17 +31,15 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler, valley
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.layers import ResBlock
 from fastai.learner import Learner
 from fastai.optimizer import Adam, ranger
-from fastai.torch_core import TensorImage
 from fastai.vision.models.xresnet import XResNet
 from fastcore.foundation import L
 from matplotlib.figure import Figure

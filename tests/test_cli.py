@@ -2,7 +2,6 @@
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +39,9 @@ def run(sky, tmp_path_factory):
 
 # ---- the path of a user
 
-def test_help_is_quick_and_names_every_command():
-    started = time.perf_counter()
+def test_help_names_every_command():
     text = subprocess.run([Path(sys.executable).with_name("galaxy-cnn"), "--help"], capture_output=True, text=True, check=True).stdout
-    seconds = time.perf_counter() - started
-    assert all(f" {c} " in text for c in ("mock", "train", "evaluate", "mzr", "predict", "demo"))
-    assert seconds < 2, f"{seconds:.2f} s: something heavy is imported before it is needed (0.2 s on a quiet machine)"
+    assert all(f" {c} " in text for c in ("mock", "serve", "download", "verify", "train", "evaluate", "mzr", "predict", "demo"))
 
 
 def test_importing_the_command_line_imports_nothing_heavy():
