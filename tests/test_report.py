@@ -1,0 +1,292 @@
+"""The page of a Run: what it asks for (nothing), what it does with hostile text, and a walk through it in a browser."""
+import json
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from galaxy_cnn.evaluate import evaluate
+from galaxy_cnn.mzr import mzr
+from galaxy_cnn.report import FIGURE_BYTES, MAX_ROWS, report
+from galaxy_cnn.survey import InputError, read_json, write_json
+from galaxy_cnn.train import read_run, train
+
+CHROMIUM = os.environ.get("GALAXY_CNN_BROWSER") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+EVIL = """</script><script>boom()</script><img src=x onerror="boom()">'&"""
+
+
+class Page(HTMLParser):
+    "Elements and scripts of a page"
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.scripts = [], []
+        self.feed(text)
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script": self.scripts.append("")
+    def handle_data(self, text):
+        if self.elements and self.elements[-1][0] == "script": self.scripts[-1] += text
+    def all(self, tag): return [a for t, a in self.elements if t == tag]
+    @property
+    def galaxies(self): return {f["key"]: f["values"] for f in json.loads(self.scripts[0])["fields"]}
+
+
+@pytest.fixture(scope="module")
+def finished(mock_survey, tmp_path_factory):
+    "A Run with metrics, figures and the relation"
+    run = train(mock_survey, tmp_path_factory.mktemp("runs") / "run", arch="xresnet_tiny", epochs=1, folds=2, precision="fp32", quiet=True)
+    evaluate(run, tta=False)
+    mzr(run)
+    return run
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    "A copy of the Run that a test may change"
+    return read_run(shutil.copytree(finished.path, tmp_path / "run"))
+
+
+def change_table(run, change): change(pd.read_parquet(run.path / "predictions.parquet")).to_parquet(run.path / "predictions.parquet", index=False)
+
+
+def with_error_bars(table):
+    "As predictions with calibrated errors look"
+    pred = table["metallicity_pred"]
+    return table.assign(metallicity_sigma=0.1, metallicity_lo90=pred - 0.17, metallicity_hi90=pred + 0.15, flag=np.arange(len(table)) % 10 == 0)
+
+
+def test_the_page_asks_for_nothing(run):
+    page = Page(report(run).read_text())
+    for tag, attrs in page.elements:
+        assert tag not in ("iframe", "object", "embed", "form", "base", "audio", "video")
+        for name, value in attrs.items():
+            assert not name.startswith("on") and name != "style"
+            if name in ("src", "href", "srcset", "poster", "data"): assert value.startswith(("data:", "#")), value[:80]
+    assert page.all("meta")[1]["content"].startswith("default-src 'none'; img-src data:;")
+    assert not re.search(r"@import|url\(|https?://(?!www\.w3\.org/2000/svg)", report(run).read_text())
+
+
+def test_text_of_a_survey_stays_text(run, mock_survey):
+    run.card["survey"]["name"] = run.card["arch"] = EVIL
+    write_json(run.path / "captions.json", {})
+    write_json(run.path / "figures" / "captions.json", {"density.png": EVIL, "models": EVIL})
+    metrics = read_json(run.path / "metrics.json")
+    metrics["arch"], metrics["survey"] = EVIL, EVIL
+    metrics["targets"]["metallicity"]["not_possible"] = {EVIL: EVIL}
+    metrics["mzr"] = {"reason": EVIL}
+    write_json(run.path / "metrics.json", metrics)
+    change_table(run, lambda t: t.assign(split=t["split"] + EVIL))
+    text = report(run).read_text()
+    page = Page(text)
+    assert len(page.all("script")) == 2 and "boom()" not in page.scripts[1]
+    assert text.count("<script") == 2 and text.count("</script>") == 2
+    assert not any(a.get("onerror") or a.get("src") == "x" for a in page.all("img"))
+    assert page.galaxies["split"][0].endswith(EVIL)
+
+
+def test_a_run_that_was_never_evaluated_is_evaluated_and_each_target_has_its_columns(mock_survey, tmp_path):
+    run = train(mock_survey, tmp_path / "run", arch="xresnet_tiny", epochs=1, precision="fp32", targets=("metallicity", "log_mass"), quiet=True)
+    text = report(run).read_text()
+    assert (run.path / "metrics.json").is_file()
+    assert "galaxy-cnn mzr run" in text and "carry no error bars" in text and "test galaxies" in text
+    found = Page(text).galaxies
+    assert {"metallicity_residual", "log_mass_residual"} <= set(found) and "mass" not in found
+    assert "0.2229" in text and "Stellar mass: " in text
+
+
+def test_what_is_missing_is_named_with_the_command_that_makes_it(run):
+    run.card["survey"]["path"] = "/nowhere"
+    for figure in (run.path / "figures").glob("*.png"): figure.unlink()
+    text = report(run).read_text()
+    assert "report run --survey SURVEY" in text and "galaxy-cnn evaluate run" in text and not Page(text).all("img")
+    with pytest.raises(InputError, match="captions.json"):
+        (run.path / "figures" / "a.png").write_bytes(b"")
+        write_json(run.path / "figures" / "captions.json", [1])
+        report(run)
+
+
+def test_another_survey_is_refused(run, mock_survey, tmp_path):
+    other = shutil.copytree(mock_survey.path, tmp_path / "other")
+    assert report(run, other, tmp_path / "same.html").is_file()
+    next((other / "images").glob("*.jpg")).write_bytes(b"")
+    with pytest.raises(InputError, match="not the Survey"): report(run, other)
+
+
+def test_error_bars_and_flags_reach_the_page(run):
+    change_table(run, with_error_bars)
+    text = report(run).read_text()
+    page, table = Page(text), with_error_bars(pd.read_parquet(run.path / "predictions.parquet"))
+    assert set(page.galaxies) >= {"sigma", "lo90", "hi90", "flag"}
+    held = table[table["split"] != "buffer"]
+    assert f"{held['flag'].sum()} of {len(held)} galaxies are flagged" in text
+    assert "farthest from the observation in units of their own standard error" in text and "carry no error bars" not in text
+
+
+def grown(table, n): return pd.concat([table] * (n // len(table) + 1), ignore_index=True).iloc[:n].assign(objID=lambda t: t["objID"].to_numpy() + np.arange(n) * 2**20, split="fold0")
+
+
+def test_the_page_stays_small(run):
+    "20,000 galaxies with error bars and more figures than there is room for"
+    change_table(run, lambda t: with_error_bars(grown(t, 20_000)))
+    (run.path / "explain").mkdir()
+    rng = np.random.default_rng(0)
+    from PIL import Image
+    for i in range(12): Image.fromarray(rng.integers(256, size=(700, 700, 3), dtype="uint8")).save(run.path / "explain" / f"{i}.png")
+    text = report(run).read_text()
+    page = Page(text)
+    assert len(page.galaxies["objID"]) == 20_000 and "The table holds" not in text
+    assert "too large for this page" in text and FIGURE_BYTES < len(text) < 8_000_000
+
+
+def test_a_cut_table_says_so_and_keeps_the_galleries(run):
+    change_table(run, lambda t: grown(t, MAX_ROWS + 5000))
+    text = report(run).read_text()
+    page = Page(text)
+    assert f"The table holds {MAX_ROWS:,} of {MAX_ROWS + 5000:,} galaxies" in text
+    ids = page.galaxies["objID"]
+    assert len(ids) == len(set(ids)) == MAX_ROWS
+    table = pd.read_parquet(run.path / "predictions.parquet")
+    off = (table["metallicity_pred"] - table["oh_p50"]).abs().to_numpy()
+    shown = [ids[int(a["data-row"])] for a in page.all("button") if "data-row" in a]
+    assert off[table["objID"].astype(str) == shown[0]] == off.max()
+
+
+def test_the_page_of_real_galaxies_says_real(real, tmp_path):
+    run = train(real / "sdss_sample", tmp_path / "run", arch="xresnet_tiny", epochs=1, folds=2, precision="fp32", quiet=True)
+    evaluate(run, tta=False)
+    mzr(run)
+    text = report(run).read_text()
+    assert "mock sky" not in text and "simulated" not in text
+    assert "real galaxies" in text and "no stellar masses" in text and "ridge regression on the picture" in text
+
+
+# In a browser ------------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM: pytest.skip("no chromium here: `apt-get install chromium`, or name one in GALAXY_CNN_BROWSER")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def hostile_page(finished, tmp_path_factory):
+    "The page of a Run with error bars, in which text tries to be HTML"
+    run = read_run(shutil.copytree(finished.path, tmp_path_factory.mktemp("pages") / "run"))
+    change_table(run, lambda t: with_error_bars(t).assign(split=t["split"] + EVIL))
+    write_json(run.path / "figures" / "captions.json", {"density.png": EVIL})
+    return report(run)
+
+
+@pytest.fixture(params=[(1400, "light"), (400, "dark")], ids=["wide", "narrow"])
+def tab(browser, hostile_page, request):
+    "The page in a window; whatever it asks for or complains about fails the test"
+    width, scheme = request.param
+    tab, heard = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme), []
+    tab.on("console", lambda m: heard.append(m.text))
+    tab.on("pageerror", lambda e: heard.append(str(e)))
+    tab.on("request", lambda r: heard.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+    tab.goto(hostile_page.as_uri())
+    yield tab
+    tab.close()
+    assert not heard
+
+
+def overflow(tab): return tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+
+def column(tab, key):
+    "Numbers of a column of the page of the table that is shown"
+    place = tab.evaluate("key => [...document.querySelectorAll('#headings th')].findIndex(h => h.dataset.key === key)", key)
+    return [float(t.replace("−", "-")) for t in tab.locator(f"#rows td:nth-child({place + 1})").all_inner_texts()]
+
+
+def test_the_page_fits_the_window(tab):
+    assert overflow(tab) <= 0
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") in ("rgb(251, 250, 248)", "rgb(20, 22, 27)")
+    assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+
+
+def test_a_picture_opens_with_its_values_and_the_keyboard_walks_on(tab, hostile_page):
+    galaxies = Page(hostile_page.read_text()).galaxies
+    second = tab.locator(".tile").nth(1)
+    row = int(second.get_attribute("data-row"))
+    second.focus()
+    tab.keyboard.press("Enter")
+    view = tab.locator("dialog[open]")
+    assert galaxies["objID"][row] in view.inner_text() and "2 of 12" in view.inner_text()
+    values = dict(zip(view.locator("dt").all_inner_texts(), view.locator("dd").all_inner_texts()))
+    assert values["observed 12 + log(O/H) [dex]"] == f"{galaxies['observed'][row]:.3f}"
+    assert values["90 % interval to [dex]"] == f"{galaxies['hi90'][row]:.3f}" and {"redshift", "log M* [log Msun]"} <= set(values)
+    assert view.locator(".error .bar").count() == 1 and view.locator("img").count() == 1
+    tab.keyboard.press("ArrowRight")
+    assert "3 of 12" in view.inner_text() and galaxies["objID"][row] not in view.inner_text()
+    for _ in range(3): tab.keyboard.press("ArrowLeft")
+    assert "12 of 12" in view.inner_text() and overflow(tab) <= 0
+    tab.keyboard.press("Escape")
+    assert tab.locator("dialog[open]").count() == 0
+    assert second.evaluate("b => b === document.activeElement"), "the keyboard is back where it was"
+
+
+def test_a_figure_opens_large_and_its_caption_is_text(tab):
+    tab.locator(".zoom").first.click()
+    view = tab.locator("dialog[open]")
+    assert "onerror" in view.inner_text() and view.locator("img").count() == 1
+    tab.locator("#view-close").click()
+    assert tab.locator("dialog[open]").count() == 0
+
+
+def test_the_table_sorts_and_turns_pages(tab, hostile_page):
+    galaxies = Page(hostile_page.read_text()).galaxies
+    heading = tab.locator("#headings th[data-key=residual]")
+    heading.locator("button").click()
+    assert column(tab, "residual") == sorted(galaxies["residual"])[:25] and heading.get_attribute("aria-sort") == "ascending"
+    heading.locator("button").click()
+    assert column(tab, "residual") == sorted(galaxies["residual"], reverse=True)[:25] and heading.get_attribute("aria-sort") == "descending"
+    tab.locator("#next").click()
+    assert column(tab, "residual") == sorted(galaxies["residual"], reverse=True)[25:50]
+    tab.locator("#headings th[data-key=objID] button").click()
+    assert tab.locator("#rows td button").first.inner_text() == min(galaxies["objID"], key=int)
+
+
+def test_the_table_is_searched(tab, hostile_page):
+    galaxies = Page(hostile_page.read_text()).galaxies
+    def search(text): tab.locator("#search").fill(text)
+    search("residual>0.05 flag=yes")
+    many = sum(r > 0.05 and f == "yes" for r, f in zip(galaxies["residual"], galaxies["flag"]))
+    assert tab.locator("#count").inner_text() == f"{many} of {len(galaxies['flag'])} galaxies"
+    assert all(r > 0.05 for r in column(tab, "residual"))
+    search(galaxies["objID"][7])
+    assert tab.locator("#rows tr").count() == 1
+    tab.locator("#rows td button").click()
+    assert galaxies["objID"][7] in tab.locator("dialog[open]").inner_text()
+    tab.keyboard.press("Escape")
+    search("nonsense>1")
+    assert tab.locator("#count").inner_text() == "There is no column nonsense." and tab.locator("#rows tr").count() == 0
+    search("")
+    assert tab.locator("#rows tr").count() == 25
+
+
+def test_the_provenance_opens(tab, finished):
+    details = tab.locator("details")
+    assert not details.locator("pre").first.is_visible()
+    tab.locator("summary").focus()
+    tab.keyboard.press("Enter")
+    assert "galaxy-cnn train" in details.locator("pre").first.inner_text() and finished.card["survey"]["fingerprint"] in details.inner_text()
+    assert overflow(tab) <= 0
+    tab.keyboard.press("Enter")
+    assert not details.locator("pre").first.is_visible()
+
+
+def test_it_prints(tab):
+    tab.emulate_media(media="print")
+    assert not tab.locator("nav").is_visible() and not tab.locator(".tools").is_visible()
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
