@@ -4,19 +4,25 @@
 
 # %% auto #0
 __all__ = ['COMPONENTS', 'LEVELS', 'MIN_CALIBRATION', 'KNOTS', 'PENALTY', 'FLOOR', 'ANCHORS', 'BANDWIDTH', 'BANDWIDTH_FEW',
-           'PROBABILITIES', 'TAILS', 'FOLDS', 'BIN_MIN', 'BINS', 'total_sigma', 'split_sigma', 'conformal_quantile',
-           'hats', 'spread_knots', 'fit_scale', 'scale_of', 'neighbourhood', 'local_quantiles', 'shortest',
-           'Calibration', 'fit_shape', 'misses', 'fit_calibration', 'coverage', 'coverage_by', 'pit', 'plot_pit',
-           'plot_reliability', 'plot_coverage_by', 'interval_score', 'sharpness']
+           'PROBABILITIES', 'TAILS', 'FOLDS', 'BIN_MIN', 'BINS', 'LOGARITHMS', 'LOG_FLOOR', 'SATURATED', 'UNEVEN_RINGS',
+           'POOLED', 'TOO_SMALL', 'LOOKS', 'FALSE_FLAGS', 'KNOWN', 'MIN_KNOWN', 'NEIGHBOURS', 'SHRINKAGE', 'FAR',
+           'DETECTOR_FOLDS', 'total_sigma', 'split_sigma', 'conformal_quantile', 'hats', 'spread_knots', 'fit_scale',
+           'scale_of', 'neighbourhood', 'local_quantiles', 'shortest', 'Calibration', 'fit_shape', 'misses',
+           'fit_calibration', 'coverage', 'coverage_by', 'pit', 'plot_pit', 'plot_reliability', 'plot_coverage_by',
+           'interval_score', 'sharpness', 'raw_statistics', 'look', 'look_files', 'Detector', 'compare', 'distance']
 
-# %% ../nbs/07_uncertainty.ipynb #5e683332
+# %% ../nbs/07_uncertainty.ipynb #148a007f
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import cdist
 from scipy.stats import beta
+from tqdm import tqdm
 
-from .survey import InputError
+from .data import read_images
+from .features import BATCH, FEATURES, SOFTENING, frames, measure_images
+from .survey import CUTOUT_SIZE, InputError
 
 # %% ../nbs/07_uncertainty.ipynb #f4764a93
 COMPONENTS = ("data", "model")  # what galaxies that look alike differ by; what networks differ by
@@ -360,3 +366,142 @@ def sharpness(
     found = {"width": float(np.mean(hi - lo)), "constant_width": float(2 * arm),
              "score": interval_score(true, lo, hi, level), "constant_score": interval_score(true, pred - arm, pred + arm, level)}
     return found | {"width_ratio": found["width"] / found["constant_width"], "score_ratio": found["score"] / found["constant_score"]}
+
+# %% ../nbs/07_uncertainty.ipynb #b6347369
+LOGARITHMS = ("asymmetry", "asymmetry_90", "gr_scatter", "ri_scatter", "ellipticity", "offset")  # features whose logarithm is looked at
+LOG_FLOOR = 0.01  # added before it
+SATURATED = 245  # [level] of the faintest channel: white
+UNEVEN_RINGS = (2, 4, 6, 8, 10, 12, 15, 18, 22, 26, 32)  # [px of 128]
+POOLED = 16  # [blocks] across the picture, for the brightest one outside
+TOO_SMALL = 64  # [px] below which a picture has too few pixels in the innermost ring
+
+# %% ../nbs/07_uncertainty.ipynb #266348ae
+def raw_statistics(
+    images,  # uint8 [n, H, H, 3]
+) -> pd.DataFrame:  # [n, 14]
+    "Saturation, light in the core and far outside, unevenness along rings, and the brightest block outside"
+    f = frames(images)
+    light = np.clip(f.white, 0, None)
+    total = light.sum(1) + 1000
+    out = {"saturated": np.log((images.min(3) >= SATURATED).mean((1, 2)) + 1e-3), "outside": np.log(light[:, f.radius > 40].sum(1) / total + 0.01),
+           "core": np.log(light[:, f.radius < 4].sum(1) / total + 1e-3), "outside_block": np.log(np.clip(_brightest_outside(f), 0.1, None))}
+    for a, b in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:]):
+        ring = f.white[:, (f.radius >= a) & (f.radius < b)]
+        out[f"uneven_{a}-{b}"] = np.log(ring.std(1) / (np.abs(ring.mean(1)) + 2) + 0.02)
+    return pd.DataFrame({name: column.astype("float64") for name, column in out.items()})
+
+# %% ../nbs/07_uncertainty.ipynb #8b11e7e0
+def _brightest_outside(f):
+    "Highest mean [arcsinh(level/8)] of the blocks beyond 40 px"
+    side = f.size // POOLED
+    image = f.image(np.arcsinh(f.white / SOFTENING))[:, :POOLED * side, :POOLED * side]
+    blocks = image.reshape(len(image), POOLED, side, POOLED, side).mean((2, 4))
+    middle = (np.arange(POOLED) - (POOLED - 1) / 2) * CUTOUT_SIZE / POOLED
+    return blocks[:, np.hypot(*np.meshgrid(middle, middle)) > 40].max(1)
+
+# %% ../nbs/07_uncertainty.ipynb #3a5845b3
+def look(
+    images,  # uint8 [n, H, W, 3]
+    features=None,  # of `measure_images`, where they are known already (square images only)
+) -> pd.DataFrame:  # float64 [n, looks]; NaN for pictures that are too small
+    "The numbers by which pictures are compared with the training galaxies"
+    images, (h, w) = np.asarray(images), np.shape(images)[1:3]
+    side = min(h, w)
+    if side < TOO_SMALL: return pd.DataFrame(np.nan, index=range(len(images)), columns=LOOKS)
+    square = images[:, (h - side) // 2:(h + side) // 2, (w - side) // 2:(w + side) // 2]
+    features = (measure_images(square) if features is None else features).reset_index(drop=True)
+    logs = {f"ln_{name}": np.log(np.clip(features[name], 0, None) + LOG_FLOOR) for name in LOGARITHMS}
+    return pd.concat([features.drop(columns=list(LOGARITHMS)), pd.DataFrame(logs), raw_statistics(square)], axis=1)
+
+LOOKS = [*(name for name in FEATURES if name not in LOGARITHMS), *(f"ln_{name}" for name in LOGARITHMS), "saturated", "outside", "core", "outside_block",
+         *(f"uneven_{a}-{b}" for a, b in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:]))]
+
+# %% ../nbs/07_uncertainty.ipynb #ea1c5bac
+def look_files(
+    files,  # cutouts, all of one size
+    keep=None,  # look at a random part of this many
+    seed=0,  # of that part
+) -> pd.DataFrame:  # [n or keep, looks]
+    "Look at image files, in batches"
+    files = list(files)
+    if keep and len(files) > keep: files = [files[i] for i in np.sort(np.random.default_rng(seed).permutation(len(files))[:keep])]
+    tables = [look(read_images(files[i:i + BATCH], workers=1)) for i in tqdm(range(0, len(files), BATCH), "looking", delay=2, leave=False)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LOOKS, dtype="float64")
+
+# %% ../nbs/07_uncertainty.ipynb #94cad7d0
+FALSE_FLAGS = 0.02  # of ordinary galaxies
+KNOWN, MIN_KNOWN = 3000, 100  # training galaxies that are remembered, and fewest
+NEIGHBOURS, SHRINKAGE, FAR = 5, 0.5, 20.0  # galaxies to compare with; share of the unit matrix in the covariance; [sigma] where standardised numbers are clipped
+DETECTOR_FOLDS = 10  # of the threshold
+
+# %% ../nbs/07_uncertainty.ipynb #51305659
+@dataclass(frozen=True)
+class Detector:
+    "Knows how the training galaxies look, and flags what looks like none of them"
+    names: np.ndarray  # str [d] of the numbers
+    median: np.ndarray  # [d] of the training galaxies
+    width: np.ndarray  # [d] a quarter of the width of their central 95 %
+    turn: np.ndarray  # [d, d]
+    known: np.ndarray  # [m, d] training galaxies, standardised and turned
+    threshold: np.ndarray  # [] score of which more is flagged
+
+    @classmethod
+    def fit(cls, pictures, seed=0):
+        "Learn from images uint8 [n, H, W, 3] of training galaxies, or from `look` of them; the seed draws the part that is kept"
+        table = _as_looks(pictures)
+        if len(table) < MIN_KNOWN: raise InputError(f"{len(table)} galaxies are too few to know what they look like: a detector needs at least {MIN_KNOWN}.")
+        values = table.to_numpy()[np.random.default_rng(seed).permutation(len(table))[:KNOWN]]
+        if not np.isfinite(values).all(): raise InputError(f"{(~np.isfinite(values)).any(1).sum()} of the training images are too small to look at: {TOO_SMALL} px at least.")
+        fold, scores = np.arange(len(values)) % DETECTOR_FOLDS, np.zeros(len(values))
+        for k in range(DETECTOR_FOLDS): scores[fold == k] = distance(values[fold == k], *compare(values[fold != k]))
+        threshold = conformal_quantile(scores, 1 - FALSE_FLAGS)
+        return cls(np.array(table.columns, "U"), *(a.astype("float32") for a in compare(values)), np.float32(threshold))
+
+    def score(self, pictures):
+        "How unlike the training galaxies images (or their looks) are [n]; infinite for those too small to look at"
+        table = _as_looks(pictures)
+        if list(table.columns) != self.names.tolist(): raise InputError("These looks are not those that the detector knows: make it again with this version.")
+        return distance(table.to_numpy(), self.median, self.width, self.turn, self.known)
+
+    def flag(self, pictures): return self.score(pictures) > self.threshold
+
+    def arrays(self): return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays):
+        "The inverse of `arrays`; other arrays are ignored"
+        missing = [f.name for f in fields(cls) if f.name not in arrays]
+        if missing: raise InputError(f"This is no detector: it lacks {', '.join(missing)}.")
+        return cls(**{f.name: np.asarray(arrays[f.name]) for f in fields(cls)})
+
+# %% ../nbs/07_uncertainty.ipynb #ed2913ea
+def compare(
+    values,  # [n, d] looks of training galaxies
+) -> tuple:  # median [d], width [d], turn [d, d], known [n, d]
+    "What is needed to compare pictures with these galaxies"
+    low, median, high = np.quantile(values, [0.025, 0.5, 0.975], axis=0)
+    width = (high - low) / 4 + 1e-6
+    covariance = np.cov(np.clip((values - median) / width, -4, 4).T)
+    share, axes = np.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * np.eye(len(median)))
+    turn = axes / np.sqrt(share)
+    return median, width, turn, np.clip((values - median) / width, -FAR, FAR) @ turn
+
+# %% ../nbs/07_uncertainty.ipynb #4a6cbe59
+def distance(
+    values,  # [m, d] looks
+    median, width, turn, known,  # from `compare`
+) -> np.ndarray:  # [m]
+    "Mean distance to the nearest training galaxies; infinite where a number is not finite"
+    finite = np.isfinite(values).all(1)
+    here = np.clip((np.where(finite[:, None], values, 0) - median) / width, -FAR, FAR) @ turn
+    near = [np.partition(cdist(part, known), NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS].mean(1) for part in np.array_split(here, len(here) // 1000 + 1)]
+    return np.where(finite, np.concatenate(near), np.inf)
+
+# %% ../nbs/07_uncertainty.ipynb #086d3e38
+def _as_looks(pictures):
+    "Looks of images in memory, in batches; looks are returned as they are"
+    if isinstance(pictures, pd.DataFrame): return pictures
+    pictures = np.asarray(pictures)
+    if pictures.ndim != 4 or pictures.dtype != np.uint8: raise InputError(f"Images must be uint8 [n, H, W, 3], not {pictures.dtype} {list(pictures.shape)}.")
+    if not len(pictures): return pd.DataFrame(columns=LOOKS, dtype="float64")
+    return pd.concat([look(pictures[i:i + BATCH]) for i in range(0, len(pictures), BATCH)], ignore_index=True)
