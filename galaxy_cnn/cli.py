@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'SurveyArg', 'RunArg', 'Other', 'Tta', 'Seed', 'Workers', 'Bs', 'exit_code', 'main', 'Precision', 'SplitBy',
-           'FigureFormat', 'mock', 'serve', 'download', 'verify', 'train', 'evaluate', 'mzr', 'predict', 'demo']
+           'FigureFormat', 'mock', 'serve', 'download', 'verify', 'train', 'pretrain', 'evaluate', 'mzr', 'predict',
+           'demo']
 
 # %% ../nbs/14_cli.ipynb #2cb43f63
 import sys
@@ -135,7 +136,7 @@ def verify(
     typer.echo(str(found))
     if not found.ok: raise Incomplete(f"{survey} is not whole: see the table" + ("." if repair else "; --repair fetches what is damaged or missing."))
 
-# %% ../nbs/14_cli.ipynb #6ee30749
+# %% ../nbs/14_cli.ipynb #bc678b39
 @app.command()
 def train(
     survey: SurveyArg,
@@ -153,7 +154,7 @@ def train(
     folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate: this many networks, each trained without one fold, an ensemble afterwards.")] = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU where there is one.")] = "auto",
-    init: Annotated[Path | None, typer.Option(help="Run whose network is the starting point.")] = None,
+    init: Annotated[str, typer.Option(help="Where the network starts: none, pretrained (the one that comes with the package, from a mock sky), or the folder of a Run; auto: pretrained, with five folds and a Gaussian process, for fewer than 2000 galaxies.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of an interrupted run.")] = False,
     drop_bad: Annotated[bool, typer.Option("--drop-bad", help="Leave out galaxies without a target or a readable cutout, instead of refusing.")] = False,
 ):
@@ -163,6 +164,23 @@ def train(
               self_attention=self_attention, precision=precision.value, split_by=split_by.value, folds=folds, seed=seed, device=device,
               init=init, resume=resume, drop_bad=drop_bad)
     typer.echo(run.describe())
+
+# %% ../nbs/14_cli.ipynb #f7376806
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Folder of the Run to make; `train --init` starts from it.")],
+    survey: Annotated[Path | None, typer.Option(help="Survey to pretrain on, with all quantities that it has; default: a simulated sky, drawn for this.")] = None,
+    n: Annotated[int, typer.Option(min=1000, help="Galaxies of that simulated sky.")] = 120_000,
+    arch: Annotated[str, typer.Option(help="xresnet_tiny, xresnet9, xresnet18, xresnet34 or xresnet50.")] = "xresnet_tiny",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training galaxies; default: what makes 6000 steps for xresnet_tiny, between 4 and 40.")] = None,
+    precision: Annotated[Precision, typer.Option(help="auto: bf16 where the hardware has it, else fp32.")] = Precision.auto,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto: a GPU where there is one.")] = "auto",
+    workers: Workers = None,
+):
+    "Pretrain a network on a dozen quantities at once, of a simulated sky or of any Survey."
+    from galaxy_cnn.train import pretrain as fit
+    typer.echo(fit(out, survey, n, arch, seed, workers, epochs=epochs, precision=precision.value, device=device).describe())
 
 # %% ../nbs/14_cli.ipynb #5d63dc09
 @app.command()

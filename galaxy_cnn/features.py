@@ -7,10 +7,10 @@ __all__ = ['SKY_RADIUS', 'FEATURES', 'ANNULI', 'MEDIAN_FROM', 'SOFTENING', 'RING
            'BASELINES', 'MAGNITUDES', 'GP_TUNE', 'GP_KEEP', 'Frames', 'frames', 'Feature', 'describe_features',
            'sky_features', 'annulus_levels', 'annulus_features', 'colour_features', 'size_features', 'moment_features',
            'symmetry_features', 'texture_features', 'measure_images', 'measure', 'ridge', 'forest_on_magnitudes',
-           'forest_on_features', 'GaussianProcess', 'gp_columns', 'Mean', 'baseline_predictions',
+           'forest_on_features', 'GaussianProcess', 'gp_mean', 'gp_columns', 'Mean', 'baseline_predictions',
            'cross_validated_baselines']
 
-# %% ../nbs/05_features.ipynb #6615acb8
+# %% ../nbs/05_features.ipynb #a69dbd46
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.ndimage import uniform_filter
+from scipy.spatial.distance import cdist
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
@@ -268,7 +269,7 @@ def forest_on_features(seed=0):
 # %% ../nbs/05_features.ipynb #b91d401e
 GP_TUNE, GP_KEEP = 1000, 3000  # galaxies to find the hyperparameters on, and to condition on
 
-# %% ../nbs/05_features.ipynb #2bee27f8
+# %% ../nbs/05_features.ipynb #7c4de6e1
 class GaussianProcess:
     "A Gaussian process with an RBF kernel and noise; of many galaxies it keeps a random part"
     def __init__(self, order=None):  # ranks [n] of the training galaxies: the lowest are kept; None: as they come
@@ -284,6 +285,23 @@ class GaussianProcess:
         return self
 
     def predict(self, X, return_std=False): return self.model.predict(self.scaler.transform(X), return_std=return_std)
+
+    def arrays(self) -> dict:
+        "Everything that its predictions are made of, as float64 arrays: for files"
+        m = self.model
+        return {"centre": self.scaler.mean_, "scale": self.scaler.scale_, "inputs": m.X_train_, "weights": m.alpha_,
+                "kernel": np.array([m.kernel_.k1.k1.constant_value, m.kernel_.k1.k2.length_scale]), "target": np.array([m._y_train_mean, m._y_train_std])}
+
+# %% ../nbs/05_features.ipynb #f9b0f0b6
+def gp_mean(
+    arrays: dict,  # from `GaussianProcess.arrays`
+    X,  # [n, columns]
+) -> np.ndarray:  # [n], what `GaussianProcess.predict` gives
+    "Mean of a Gaussian process from its arrays"
+    variance, length = arrays["kernel"]
+    distance = cdist((X - arrays["centre"]) / arrays["scale"], arrays["inputs"], "sqeuclidean") / length**2
+    mean, std = arrays["target"]
+    return variance * np.exp(-distance / 2) @ arrays["weights"] * std + mean
 
 # %% ../nbs/05_features.ipynb #caf6b8b2
 def gp_columns():

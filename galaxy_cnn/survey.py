@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'CUTOUT_SIZE', 'SDSS_PIXEL', 'FIELD_R90', 'BANDS', 'PERCENTILES', 'LINES', 'COLUMNS', 'TARGETS', 'TRUTH',
-           'JPEG_START', 'JPEG_END', 'FLOAT_STEP', 'PACKAGES', 'InputError', 'Incomplete', 'Column', 'atomic_path',
-           'write_json', 'read_json', 'decode', 'read_catalog', 'content_hash', 'versions', 'column_of', 'Survey',
-           'read_survey', 'write_survey', 'write_survey_parts', 'Problem', 'validate', 'describe']
+           'DERIVED', 'JPEG_START', 'JPEG_END', 'FLOAT_STEP', 'PACKAGES', 'InputError', 'Incomplete', 'Column',
+           'atomic_path', 'write_json', 'read_json', 'decode', 'read_catalog', 'content_hash', 'versions', 'columns_in',
+           'column_of', 'Survey', 'read_survey', 'write_survey', 'write_survey_parts', 'Problem', 'validate',
+           'describe']
 
-# %% ../nbs/00_survey.ipynb #513a2349
+# %% ../nbs/00_survey.ipynb #87a3f0e7
 import hashlib
 import json
 import os
 import platform
+import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -78,9 +80,11 @@ COLUMNS = {
     "sfr_tot_p50": Column("float32", "log Msun/yr", "total star formation rate, median"),
 }
 
-# %% ../nbs/00_survey.ipynb #f9e425a9
+# %% ../nbs/00_survey.ipynb #b1532833
 TARGETS = {"metallicity": "oh_p50", "log_mass": "lgm_tot_p50", "log_sfr": "sfr_tot_p50"}
 TRUTH = {"metallicity": "oh_true", "log_mass": "lgm_true", "log_sfr": "sfr_true"}  # only a mock sky has these columns
+DERIVED = {"log_ssfr": "sfr_tot_p50 - lgm_tot_p50", "g_r": "modelMag_g - modelMag_r", "r_i": "modelMag_r - modelMag_i", "log_z": "log10(z)",
+           "log_r50": "log10(petroR50_r)", "log_r90": "log10(petroR90_r)", "log_av": "log10(av_true + 0.02)"}  # from columns; 0.02 mag: no dust
 
 # %% ../nbs/00_survey.ipynb #4e9592a2
 @contextmanager
@@ -250,19 +254,27 @@ def versions() -> dict:
         except metadata.PackageNotFoundError: return None
     return {"python": platform.python_version(), **{n: version(n) for n in PACKAGES}}
 
-# %% ../nbs/00_survey.ipynb #0e00605d
+# %% ../nbs/00_survey.ipynb #30ff96e8
+def columns_in(
+    column: str,  # from `column_of`
+) -> list:
+    "Names of the columns that a target reads"
+    return [w for w in re.findall(r"[A-Za-z_]\w*", column) if w != "log10"] if column in DERIVED.values() else [column]
+
+# %% ../nbs/00_survey.ipynb #c73b6837
 def column_of(
-    target: str,  # 'metallicity', 'log_mass', 'log_sfr', or a catalog column
+    target: str,  # a name in `TARGETS` or `DERIVED`, or a catalog column
     columns=None,  # the columns that are there; without them only the name is looked up
 ) -> str:
-    "The catalog column of a target; `InputError` lists what there is"
-    column = TARGETS.get(target, target)
-    if columns is not None and column not in columns:
-        there = [t for t, c in TARGETS.items() if c in columns]
-        raise InputError(f"The catalog has no column {column!r} (target {target!r}); targets that it has: {', '.join(there) or 'none'}.")
+    "The catalog column of a target, or its expression in columns; `InputError` lists what there is"
+    column = TARGETS.get(target, DERIVED.get(target, target))
+    lacking = [] if columns is None else [c for c in columns_in(column) if c not in columns]
+    if lacking:
+        there = [t for t, c in (TARGETS | DERIVED).items() if set(columns_in(c)) <= set(columns)]
+        raise InputError(f"The catalog has no column {', '.join(map(repr, lacking))} (target {target!r}); targets that it has: {', '.join(there) or 'none'}.")
     return column
 
-# %% ../nbs/00_survey.ipynb #9f9a1bd2
+# %% ../nbs/00_survey.ipynb #77d2b212
 @dataclass
 class Survey:
     "A catalog of galaxies and their cutouts"
@@ -298,8 +310,9 @@ class Survey:
 
     def target(self, name):
         "Values of a target [n], float64, NaN where missing; `InputError` where the catalog lacks it"
-        values = self.catalog[column_of(name, self.catalog.columns)].to_numpy("float64")
-        return np.where(values <= MISSING, np.nan, values)
+        column = column_of(name, self.catalog.columns)
+        known = self.catalog[columns_in(column)].astype("float64").where(lambda table: table > MISSING)
+        return (known[column] if column in known else known.eval(column, engine="python")).to_numpy("float64")
 
     def truth(self, name):
         "Noise-free values [n] of a target on a mock sky, None elsewhere"
@@ -387,12 +400,12 @@ def _image_problem(file, objID, size):
     except (ValueError, OSError) as e: return Problem("unreadable image", objID, f"{file} is unreadable: {e}")
     if shape[:2] != (size, size): return Problem("wrong size", objID, f"{file} is {shape[1]}x{shape[0]} px instead of {size}x{size}")
 
-# %% ../nbs/00_survey.ipynb #7f81e8d6
+# %% ../nbs/00_survey.ipynb #0f97c327
 def _target_problems(survey, target):
     "The galaxies without a value of `target`"
     values, column = survey.target(target), column_of(target)
     for i in np.flatnonzero(~np.isfinite(values)):
-        objID, value = int(survey.catalog["objID"].iloc[i]), survey.catalog[column].iloc[i]
+        objID, value = int(survey.catalog["objID"].iloc[i]), survey.catalog[column].iloc[i] if column in survey.catalog else values[i]
         yield Problem("missing target", objID, f"objID {objID} has {column} = {value:g}")
 
 # %% ../nbs/00_survey.ipynb #1feddaff
