@@ -1,0 +1,291 @@
+"""What the flag makes of images that are no galaxies, and of galaxies that are not like those it knows.
+
+    GALAXY_CNN_REAL=FOLDER python benchmarks/flag.py [--n 400] [--mock 1500] [--out results/flag.json]
+
+Six kinds of images are drawn here, in memory: blank sky, lone stars, noise, saturated trails, text and photographs of other things. The detector is fitted on
+galaxies alone, so each kind is scored by a detector built without it. Two detectors: one of the 400 real galaxies in FOLDER/sdss_sample (where FOLDER is
+given), one of mock galaxies. The rate among ordinary galaxies is cross-validated, and measured on 2,000 real spirals of FOLDER/sdss_spirals as they are
+and brought to the training scale. Writes results/flag.json and results/flag.png (images that are no galaxies; no real galaxy is shown).
+"""
+import argparse
+import os
+import tempfile
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import gaussian_filter
+from scipy.stats import binomtest
+from sklearn.datasets import load_sample_images
+
+from galaxy_cnn.data import read_images
+from galaxy_cnn.features import measure_images
+from galaxy_cnn.mock import make_mock
+from galaxy_cnn.survey import atomic_path, read_survey, write_json
+from galaxy_cnn.uncertainty import FALSE_FLAGS, Detector, look
+
+RESULTS = Path(__file__).parent.parent / "results"
+SIZE = 128  # [px]
+Y, X = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+COLOURS = np.array([[1.6, 1.0, 0.45], [1.25, 1.0, 0.7], [1.0, 1.0, 1.0], [0.8, 1.0, 1.25]])  # of stars M, K, G, A in i, r, g
+
+
+# ---- a sky and what is put on it; light is in units of the noise of a pixel of the sky
+
+def smooth_noise(rng, smooth):
+    "Noise of unit rms in three channels, averaged over a Gaussian of `smooth` px"
+    noise = rng.normal(size=(SIZE, SIZE, 3))
+    if smooth: noise = gaussian_filter(noise, (smooth, smooth, 0), mode="wrap")
+    return noise / noise.std()
+
+
+def as_seen(light, rng, smooth=None):
+    "Light [128, 128, 3] over a noisy sky, through an asinh stretch of the mean that keeps colours, as a JPEG"
+    light = light + smooth_noise(rng, rng.uniform(0.4, 1.6) if smooth is None else smooth)
+    mean = light.mean(2, keepdims=True)
+    level = light * 40 * np.arcsinh(mean / 10) / np.where(np.abs(mean) < 1e-6, 1e-6, mean) + rng.uniform(2, 9, 3)
+    return jpeg(np.clip(level, 0, 255).astype("uint8"), rng)
+
+
+def jpeg(image, rng):
+    "The image after a compression of a usual strength"
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=int(rng.integers(75, 96)))
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def star(rng, x, y, width, peak, spikes=0.0):
+    "A Moffat profile (beta 3) of a star's colour, with four diffraction spikes"
+    at = np.hypot(X - x, Y - y)
+    core = width / 2 / np.sqrt(2 ** (1 / 3) - 1)
+    light = (1 + (at / core) ** 2) ** -3
+    if spikes:
+        u, v = X - x, Y - y
+        light += spikes * sum(np.exp(-np.abs(a) / (4 * width)) * np.exp(-0.5 * (b / (0.25 * width)) ** 2) for a, b in ((u, v), (v, u)))
+    return peak * light[..., None] * COLOURS[rng.integers(len(COLOURS))] * rng.normal(1, 0.05, 3)
+
+
+def blank(rng, i):
+    "Sky with nothing on it; every second with a few faint sources away from the centre"
+    light, smooth = np.zeros((SIZE, SIZE, 3)), rng.uniform(0.4, 2)
+    if i % 2:
+        for _ in range(rng.integers(1, 5)):
+            r, a = rng.uniform(25, 80), rng.uniform(0, 2 * np.pi)
+            light += star(rng, r * np.cos(a), r * np.sin(a), rng.uniform(3, 8), rng.uniform(3, 40))
+    return as_seen(light, rng, smooth), ("empty", "faint sources off the centre")[i % 2]
+
+
+def lone_star(rng, i):
+    "A star in the middle, faint to saturated; every fourth at a scale that blows it up as a galaxy of its size would be"
+    bright, blown = np.exp(rng.uniform(np.log(20), np.log(2e4))), i % 4 == 3
+    width = rng.uniform(9, 20) if blown else rng.uniform(3, 8)
+    light = star(rng, *rng.normal(0, 1, 2), width, bright, spikes=rng.uniform(0.005, 0.05) if bright > 1500 else 0.0)
+    return as_seen(light, rng, rng.uniform(2, 4) if blown else None), "blown up" if blown else "spikes" if bright > 1500 else "plain"
+
+
+def noise(rng, i):
+    "White or correlated noise about any level, grey or coloured"
+    kind = ("white", "correlated", "uniform", "bright correlated")[i % 4]
+    if kind == "uniform": return rng.integers(0, 256, (SIZE, SIZE, 3)).astype("uint8"), kind
+    n = smooth_noise(rng, 0 if kind == "white" else rng.uniform(0.5, 4))
+    if rng.random() < 0.5: n = np.repeat(n[..., :1], 3, 2)
+    level, rms = (rng.uniform(5, 160), rng.uniform(3, 60)) if kind != "correlated" else (rng.uniform(2, 15), rng.uniform(2, 8))
+    image = np.clip(level + rms * n, 0, 255).astype("uint8")
+    return (image if kind == "white" else jpeg(image, rng)), kind
+
+
+def disc(rng):
+    "An exponential disc of a galaxy's size, inclined at random"
+    a, flat, width = rng.uniform(0, np.pi), rng.uniform(0.3, 1), rng.uniform(6, 11)
+    u, v = np.cos(a) * X + np.sin(a) * Y, (np.cos(a) * Y - np.sin(a) * X) / flat
+    return (rng.uniform(80, 400) * np.exp(-np.hypot(u, v) / width))[..., None] * COLOURS[1]
+
+
+def trail(rng, i):
+    "A saturated line: a satellite at any angle, over the sky or a galaxy, or the bleeding columns of a bright star"
+    kind = ("satellite", "satellite off the centre", "bleed", "over a galaxy")[i % 4]
+    angle = np.pi / 2 + rng.normal(0, 0.01) if kind == "bleed" else rng.uniform(0, np.pi)
+    shift = rng.uniform(15, 45) * rng.choice([-1, 1]) if kind == "satellite off the centre" else rng.normal(0, 4)
+    across = np.abs(-np.sin(angle) * X + np.cos(angle) * Y - shift)
+    width = rng.uniform(1, 6)
+    light = np.exp(rng.uniform(np.log(3e3), np.log(5e4))) / (1 + (across / width) ** 4)
+    light = light[..., None] * (1 + 0.1 * rng.normal(size=3))
+    if kind == "bleed": light = light + star(rng, shift, 0, rng.uniform(5, 12), 2e4, spikes=0.02)
+    if kind == "over a galaxy": light = light + disc(rng)
+    return as_seen(light, rng), kind
+
+
+WORDS = "image not available SDSS field run camcol galaxy error 404 tile loading no data ra dec survey NGC 1300 z = 0.05".split()
+
+
+def text(rng, i):
+    "Words of any size on a tile: dark on light, light on dark, coloured, or written over the sky"
+    kind = ("dark on light", "light on dark", "coloured", "over the sky")[i % 4]
+    back, ink = {"dark on light": ((255,) * 3, (0,) * 3), "light on dark": ((0,) * 3, (255,) * 3)}.get(kind, (tuple(rng.integers(0, 256, 3).tolist()), tuple(rng.integers(0, 256, 3).tolist())))
+    tile = Image.new("RGB", (SIZE, SIZE), back) if kind != "over the sky" else Image.fromarray(blank(rng, 0)[0])
+    draw, y = ImageDraw.Draw(tile), int(rng.integers(2, 40))
+    for _ in range(rng.integers(1, 6)):
+        size = int(rng.integers(10, 34))
+        draw.text((int(rng.integers(0, 30)), y), " ".join(rng.choice(WORDS, 3)), fill=(255,) * 3 if kind == "over the sky" else ink, font=ImageFont.load_default(size))
+        y += size + 2
+    return jpeg(np.asarray(tile), rng), kind
+
+
+def _photographs():
+    "Photographs that come with packages: a temple, a flower, a portrait"
+    hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    china, flower = load_sample_images().images
+    return {"temple": china, "flower": flower, "portrait": np.asarray(Image.open(hopper).convert("RGB"))}
+
+
+PHOTOGRAPHS = _photographs()
+
+
+def photograph(rng, i):
+    "A random square of a photograph, at a random zoom"
+    name = list(PHOTOGRAPHS)[i % len(PHOTOGRAPHS)]
+    photo = PHOTOGRAPHS[name]
+    side = int(np.exp(rng.uniform(np.log(64), np.log(min(photo.shape[:2])))))
+    y, x = (int(rng.integers(0, s - side + 1)) for s in photo.shape[:2])
+    return jpeg(np.asarray(Image.fromarray(photo[y:y + side, x:x + side]).resize((SIZE, SIZE), Image.Resampling.BICUBIC)), rng), name
+
+
+KINDS = {"blank sky": blank, "lone star": lone_star, "noise": noise, "saturated trail": trail, "text": text, "photograph": photograph}
+
+
+def strange(kind, n, seed=0):
+    "n images uint8 [n, 128, 128, 3] of a kind, and the name of each one's variety"
+    rng = np.random.default_rng([seed, list(KINDS).index(kind)])
+    images, names = zip(*(KINDS[kind](rng, i) for i in range(n)))
+    return np.stack(images), np.array(names)
+
+
+# ---- galaxies
+
+def to_training_scale(images, radius):
+    "Resize each until its isophote at level 25 has the training's median radius [px of 128]; cut to 128 px, or continue by reflection"
+    own, out = np.expm1(measure_all(images)["isophote_25"].to_numpy()) * images.shape[1] / SIZE, []
+    for image, r in zip(images, own):
+        side = int(np.clip(round(len(image) * radius / max(r, 1)), 72, 512))
+        small = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+        cut, pad = max(side - SIZE, 0) // 2, max(SIZE - side, 0)
+        small = small[cut:cut + SIZE, cut:cut + SIZE]
+        out.append(np.pad(small, ((pad // 2, pad - pad // 2),) * 2 + ((0, 0),), mode="reflect"))
+    return np.stack(out)
+
+
+def in_batches(function, images):
+    "A table of a function of images, 64 at a time"
+    return pd.concat([function(images[i:i + 64]) for i in range(0, len(images), 64)], ignore_index=True)
+
+
+def measure_all(images): return in_batches(measure_images, images)
+
+
+def share(flagged):
+    "Share of flagged images with its exact 95 % interval"
+    found, n = int(np.sum(flagged)), len(flagged)
+    ends = proportion_interval(found, n)
+    return {"value": found / n, "lo": ends[0], "hi": ends[1], "n": n}
+
+
+def proportion_interval(k, n):
+    "Clopper & Pearson (1934)"
+    found = binomtest(k, n).proportion_ci(0.95, "exact")
+    return float(found.low), float(found.high)
+
+
+def false_rate(looks, folds=5, seeds=5):
+    "Share of ordinary galaxies flagged by detectors (threshold and all) that have not seen them; each galaxy counts once a seed"
+    rates = []
+    for seed in range(seeds):
+        fold = np.random.default_rng(seed).permutation(len(looks)) % folds
+        flagged = np.concatenate([Detector.fit(looks[fold != k]).flag(looks[fold == k]) for k in range(folds)])
+        rates.append(share(flagged))
+    mean = float(np.mean([r["value"] for r in rates]))
+    band = 3 * float(np.sqrt(FALSE_FLAGS * (1 - FALSE_FLAGS) / len(looks)))
+    return {"mean_of_seeds": mean, "seeds": rates, "expected": FALSE_FLAGS, "three_binomial_sigma": band, "pass": abs(mean - FALSE_FLAGS) <= band}
+
+
+def caught(detector, looks, names):
+    "Share of each kind that is flagged, and of each of its varieties; how far above the threshold its lowest twentieth is"
+    found = {}
+    for kind, table in looks.items():
+        scores = detector.score(table)
+        flagged = scores > detector.threshold
+        found[kind] = share(flagged) | {"pass": bool(flagged.mean() >= 0.95), "score_p5_over_threshold": float(np.quantile(scores, 0.05) / detector.threshold),
+                                        "varieties": {str(v): share(flagged[names[kind] == v]) for v in np.unique(names[kind])}}
+    return found
+
+
+# ---- figure and main
+
+def sheet(strangers, flagged, title, columns=12):
+    "A row of each kind: first what was missed, if anything was, then what was caught"
+    fig = Figure(figsize=(columns * 0.85, len(strangers) * 1.02 + 0.4), layout="constrained")
+    axes = fig.subplots(len(strangers), columns)
+    for row, (kind, images) in zip(axes, strangers.items()):
+        order = np.concatenate([np.flatnonzero(~flagged[kind])[:3], np.flatnonzero(flagged[kind])])[:columns]
+        for ax, i in zip(row, order):
+            ax.imshow(images[i])
+            ax.set(xticks=[], yticks=[])
+            for spine in ax.spines.values(): spine.set(color="#c1272d" if not flagged[kind][i] else "0.8", lw=3 if not flagged[kind][i] else 0.5)
+        row[0].set_title(f"{kind}: {flagged[kind].mean():.1%} of {len(images)} flagged", loc="left", fontsize=9)
+    fig.suptitle(title, fontsize=10)
+    return fig
+
+
+def about(looks, spirals, radius, strangers, names):
+    "All numbers of the detector of one set of galaxies"
+    detector = Detector.fit(looks)
+    found = {"galaxies": len(looks), "threshold": float(detector.threshold), "false_flags_cross_validated": false_rate(looks), "caught": caught(detector, strangers, names)}
+    if spirals is not None:
+        scaled = in_batches(look, to_training_scale(spirals, radius))
+        found["spirals_flagged"] = {"as they are": share(detector.flag(in_batches(look, spirals))), "at the training scale": share(detector.flag(scaled)), "radius_px": radius}
+        found["spirals_most_unlike"] = unlike(detector, scaled, looks)
+    return found, detector
+
+
+def unlike(detector, table, looks, n=6):
+    "Medians of other galaxies that lie farthest from the training's, in units of its width"
+    away = (table.median() - looks.median()) / detector.width
+    return {name: round(float(away[name]), 2) for name in away.abs().sort_values(ascending=False).index[:n]}
+
+
+def galaxies_of(mock, real):
+    "Images of each set of training galaxies, and the spirals"
+    with tempfile.TemporaryDirectory() as folder: sets = {"mock": read_images(make_mock(Path(folder) / "mock", n=mock, seed=5, workers=1).image_files)}
+    if real is None: return sets, None
+    sets["real"] = read_images(read_survey(Path(real) / "sdss_sample").image_files)
+    return sets, read_images(read_survey(Path(real) / "sdss_spirals").image_files)
+
+
+def main(args, real):
+    strangers, names = {}, {}
+    for kind in KINDS: strangers[kind], names[kind] = strange(kind, args.n)
+    looks = {kind: in_batches(look, images) for kind, images in strangers.items()}
+    sets, spirals = galaxies_of(args.mock, real)
+    found = {}
+    for sky, images in sets.items():
+        table = in_batches(look, images)
+        radius = float(np.expm1(measure_all(images)["isophote_25"].median()))
+        found[sky], detector = about(table, spirals, radius, looks, names)
+    write_json(args.out, {"what": "share of images flagged as unlike the training galaxies", "threshold": "2 % of held-out ordinary galaxies", "each_kind": args.n, "detectors": found})
+    flagged = {kind: detector.flag(table) for kind, table in looks.items()}
+    with atomic_path(args.out.with_suffix(".png")) as tmp:
+        sheet(strangers, flagged, f"scored by a detector of {len(table):,} {sky} galaxies; missed ones framed").savefig(tmp, format="png", dpi=80)
+    for sky, v in found.items():
+        print(f"{sky}: {v['false_flags_cross_validated']['mean_of_seeds']:.3f} of its own, cross-validated; spirals", {k: round(s["value"], 3) for k, s in v.get("spirals_flagged", {}).items() if k != "radius_px"})
+        for kind, c in v["caught"].items(): print(f"    {kind:>16} {c['value']:.3f}", {k: round(s["value"], 2) for k, s in c["varieties"].items()})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=400, help="images of each kind")
+    parser.add_argument("--mock", type=int, default=1500, help="mock galaxies")
+    parser.add_argument("--out", type=Path, default=RESULTS / "flag.json")
+    main(parser.parse_args(), os.environ.get("GALAXY_CNN_REAL"))
