@@ -1,9 +1,10 @@
-"""Image statistics of the mock sky beside those of real SDSS cutouts, and a classifier that tries to tell them apart.
+"""Image statistics of the mock sky beside those of real SDSS cutouts, and classifiers that try to tell them apart.
 
 usage: GALAXY_CNN_REAL=<folder with sdss_sample/> python benchmarks/mock_vs_real.py [MOCK_SURVEY] [--out results/mock_vs_real.csv]
 
 Without MOCK_SURVEY a mock of 1000 galaxies, seed 1, is drawn into a temporary folder. Only marginal statistics of the real
-cutouts, and their correlations with Z, are written; no image and no galaxy's value leaves the real sample.
+cutouts, and their correlations with Z, are written; no image and no galaxy's value leaves the real sample. The areas under
+the ROC curve go into mock_vs_real.json beside the table, under the mock's version, and those of earlier versions stay there.
 """
 import argparse
 import os
@@ -14,6 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 from scipy.stats import ks_2samp
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
@@ -22,11 +25,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from galaxy_cnn.mock import make_mock
-from galaxy_cnn.survey import decode, read_survey
+from galaxy_cnn.survey import decode, read_json, read_survey, write_json
 
 APERTURES = (2, 4, 8, 16, 32)   # radii [px]
 ISOPHOTES = (10, 25, 60)        # [8-bit counts above the background]
 LAGS = (1, 2, 4)                # [px]
+OCTAVES = (1, 2, 4, 8)          # [px] widths of the filters between which detail is measured
+RINGS = ((0, 8), (8, 20), (20, 70))   # [px]
 
 
 def background(rgb):
@@ -101,30 +106,76 @@ def table(real, mock, z_real, z_mock):
     return pd.DataFrame(rows)
 
 
+def bands(rgb):
+    "Strength of the pixels' detail [log10 of counts]: light and two colours, four octaves, three rings about the centre"
+    y, x = np.indices(rgb.shape[:2]) - (np.array(rgb.shape[:2])[:, None, None] - 1) / 2
+    r, out = np.hypot(x, y), []
+    for plane in (rgb.mean(2), rgb[..., 0] - rgb[..., 1], rgb[..., 2] - rgb[..., 1]):
+        for sigma in OCTAVES:
+            smooth = ndimage.gaussian_filter(plane, sigma)
+            out += [np.log10((plane - smooth)[(r >= a) & (r < b)].std() + 0.05) for a, b in RINGS]
+            plane = smooth
+    return out
+
+
+def pixels(file):
+    "What a classifier on pixels sees of a cutout: the picture at 32 px, and the strength of its detail"
+    rgb = decode(file).astype(float)
+    n = rgb.shape[0] // 32
+    return np.r_[np.sqrt(rgb[:32 * n, :32 * n].reshape(32, n, 32, n, 3).mean((1, 3))).ravel(), bands(rgb)]
+
+
+def tell_pixels_apart(real, mock):
+    "Area under the ROC curve of a forest and a logistic regression on 40 principal components of the pictures and on their detail"
+    x = np.stack([pixels(f) for f in [*real, *mock[:len(real)]]])
+    n = 32 * 32 * 3
+    y = np.repeat([0, 1], len(real))
+    seen = ColumnTransformer([("picture", PCA(40, random_state=0), slice(0, n)), ("detail", StandardScaler(), slice(n, None))])
+    return {f"pixels_{k}": _auc(make_pipeline(seen, m), x, y) for k, m in classifiers().items()}
+
+
+def classifiers():
+    "The classifiers that try to tell a mock cutout from a real one"
+    return {"random_forest": RandomForestClassifier(400, min_samples_leaf=2, n_jobs=1, random_state=0),
+            "logistic": make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=5, max_iter=2000, scoring="roc_auc", l1_ratios=(0,), use_legacy_attributes=False))}
+
+
+def _auc(model, x, y):
+    "Area under the ROC curve, five-fold cross-validated"
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    return roc_auc_score(y, cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, 1])
+
+
 def tell_apart(real, mock):
-    "Area under the ROC curve (0.5: cannot tell) of two classifiers, cross-validated on equal numbers"
+    "Area under the ROC curve (0.5: cannot tell) of two classifiers on the statistics, cross-validated on equal numbers"
     mock = mock.iloc[:len(real)]
     x = pd.concat([real, mock]).fillna(0).to_numpy()
     y = np.repeat([0, 1], [len(real), len(mock)])
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    models = {"random_forest": RandomForestClassifier(400, min_samples_leaf=2, n_jobs=2, random_state=0),
-              "logistic": make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=5, max_iter=2000, scoring="roc_auc", l1_ratios=(0,), use_legacy_attributes=False))}
-    return {k: roc_auc_score(y, cross_val_predict(m, x, y, cv=folds, method="predict_proba")[:, 1]) for k, m in models.items()}
+    return {k: _auc(m, x, y) for k, m in classifiers().items()}
 
 
 def main(mock_path=None, out=None):
     "Measure both skies, print and write the table"
     real = read_survey(Path(os.environ["GALAXY_CNN_REAL"]) / "sdss_sample")
     with tempfile.TemporaryDirectory() as tmp:
-        mock = read_survey(mock_path) if mock_path else make_mock(Path(tmp) / "mock", n=1000, seed=1, workers=2)
+        mock = read_survey(mock_path) if mock_path else make_mock(Path(tmp) / "mock", n=1000, seed=1, workers=1)
         a, b = (pd.DataFrame([statistics(f) for f in s.image_files]) for s in (real, mock))
+        auc = {**tell_apart(a, b), **tell_pixels_apart(real.image_files, mock.image_files)}
     t = table(a, b, real.target("metallicity"), mock.target("metallicity"))
-    auc = tell_apart(a, b)
     t.attrs = {"n_real": len(real), "n_mock": len(mock), **auc}
     print(t.round(3).to_string(index=False), "\n", t.attrs)
-    if out:
-        auc_rows = pd.DataFrame({"statistic": [f"auc_{k}" for k in auc], "mock_mean": auc.values()})
-        pd.concat([t, auc_rows]).assign(n_real=len(real), n_mock=len(mock)).round(4).to_csv(out, index=False)
+    if out: publish(out, t, auc, len(real), len(mock), mock.info["mock_version"])
+
+
+def publish(out, t, auc, n_real, n_mock, version):
+    "Write the table with the classifiers' areas below it, and these areas among those of other versions of the mock"
+    rows = pd.DataFrame({"statistic": [f"auc_{k}" for k in auc], "mock_mean": auc.values()})
+    pd.concat([t, rows]).assign(n_real=n_real, n_mock=n_mock).round(4).to_csv(out, index=False)
+    history = Path(out).with_suffix(".json")
+    versions = read_json(history) if history.exists() else {}
+    gap = (t.real_corr_z - t.mock_corr_z).abs().mean()
+    found = {**{f"auc_{k}": round(v, 4) for k, v in auc.items()}, "mean_gap_of_correlations_with_z": round(gap, 4), "n_real": n_real, "n_mock": n_mock}
+    write_json(history, {**versions, version: found})
 
 
 if __name__ == "__main__":
