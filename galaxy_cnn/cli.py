@@ -136,7 +136,7 @@ def verify(
     typer.echo(str(found))
     if not found.ok: raise Incomplete(f"{survey} is not whole: see the table" + ("." if repair else "; --repair fetches what is damaged or missing."))
 
-# %% ../nbs/14_cli.ipynb #bc678b39
+# %% ../nbs/14_cli.ipynb #6807af0f
 @app.command()
 def train(
     survey: SurveyArg,
@@ -159,10 +159,12 @@ def train(
     drop_bad: Annotated[bool, typer.Option("--drop-bad", help="Leave out galaxies without a target or a readable cutout, instead of refusing.")] = False,
 ):
     "Train a network on a Survey: one-cycle schedule, mixed precision, a checkpoint every epoch."
+    from galaxy_cnn.evaluate import errors_of
     from galaxy_cnn.train import train as fit
     run = fit(survey, out, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, targets=tuple(target or ("metallicity",)), opt=opt,
               self_attention=self_attention, precision=precision.value, split_by=split_by.value, folds=folds, seed=seed, device=device,
               init=init, resume=resume, drop_bad=drop_bad)
+    for note in errors_of(run).notes: typer.echo(note)
     typer.echo(run.describe())
 
 # %% ../nbs/14_cli.ipynb #f7376806
@@ -208,7 +210,7 @@ def mzr(
     from galaxy_cnn.mzr import mzr as relation
     typer.echo(format_mzr(relation(run, survey, figure_format=figure_format.value)))
 
-# %% ../nbs/14_cli.ipynb #a449e63e
+# %% ../nbs/14_cli.ipynb #07eec18e
 @app.command()
 def predict(
     run: RunArg,
@@ -220,7 +222,7 @@ def predict(
     "Predict for any images, labelled or not."
     from galaxy_cnn.predict import predict as apply
     summary = apply(run, source, out, tta=tta, bs=bs)
-    typer.echo(f"{out}: {summary['n']} galaxies.")
+    typer.echo(" ".join([f"{out}: {summary['n']} galaxies.", *summary["notes"]]))
 
 # %% ../nbs/14_cli.ipynb #fe48f6b2
 @app.command()

@@ -4,29 +4,32 @@
 
 # %% auto #0
 __all__ = ['GAUSSIAN', 'OUTLIER_NMAD', 'METRICS', 'N_BOOT', 'LEVEL', 'CHUNK', 'OBSERVED', 'PREDICTED', 'PAPER', 'FEW', 'LABELS',
-           'NAMES', 'GALLERY_SHARE', 'DTYPES', 'COMPARED', 'MIN_SCORED', 'HEADLINE', 'rmse', 'nmad', 'median_bias',
-           'outlier_fraction', 'r2', 'pearson', 'spearman', 'resamples', 'bootstrap', 'interval', 'paired_difference',
-           'scores', 'canvas', 'label_of', 'head', 'binned_errors', 'plot_cloud', 'plot_binned_errors',
-           'density_figure', 'plot_residuals', 'plot_distributions', 'distribution_figure', 'history_figure',
-           'plot_models', 'gallery_rows', 'gallery_figure', 'symmetries', 'forward', 'predict_array', 'predict_files',
-           'held_out', 'predict_survey', 'baselines', 'label_noise', 'score_target', 'prediction_table', 'sky_name',
-           'save_figures', 'target_figures', 'evaluate', 'with_interval', 'format_table']
+           'NAMES', 'GALLERY_SHARE', 'CALIBRATION', 'DETECTOR', 'COMPARED', 'MIN_SCORED', 'HEADLINE', 'rmse', 'nmad',
+           'median_bias', 'outlier_fraction', 'r2', 'pearson', 'spearman', 'resamples', 'bootstrap', 'interval',
+           'paired_difference', 'scores', 'canvas', 'label_of', 'head', 'binned_errors', 'plot_cloud',
+           'plot_binned_errors', 'density_figure', 'plot_residuals', 'plot_distributions', 'distribution_figure',
+           'history_figure', 'plot_models', 'gallery_rows', 'gallery_figure', 'answer_files', 'predict_files',
+           'held_out', 'answer_survey', 'predict_survey', 'Errors', 'calibrating', 'calibrate', 'errors_of',
+           'error_columns', 'interval_scores', 'baselines', 'label_noise', 'score_target', 'prediction_table',
+           'sky_name', 'save_figures', 'target_figures', 'evaluate', 'with_interval', 'format_table']
 
-# %% ../nbs/08_evaluate.ipynb #53e4b0e6
+# %% ../nbs/08_evaluate.ipynb #4ad03be3
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from scipy.stats import norm, rankdata
 from tqdm import tqdm
 
-from .data import BUFFER, SPLITS, crop_pad, read_image, read_images, sky_cell, sky_vectors
+from .data import BUFFER, SPLITS, read_image, read_images, sky_cell, sky_vectors
 from .features import baseline_predictions, cross_validated_baselines, measure
 from .survey import InputError, Survey, atomic_path, read_json, write_json
-from .train import CARD, Run, choose_device, choose_precision, read_run
+from .train import CARD, Answer, Run, answer, read_run
+from .uncertainty import (KNOWN, LEVELS, Calibration, Detector, coverage, fit_calibration, look_files, pit, plot_pit, plot_reliability, sharpness,
+                                    split_sigma, total_sigma)
 
 # %% ../nbs/08_evaluate.ipynb #5ae467df
 def rmse(
@@ -397,68 +400,29 @@ def gallery_figure(
     fig.suptitle(f"{label_of(target)}: observed (left), predicted (right, red)    {sky}", fontsize=9)
     return fig
 
-# %% ../nbs/08_evaluate.ipynb #33c5c582
-def symmetries(
-    x,  # images [..., H, W], H = W
-):
-    "Yield the eight symmetries of a square: an image, its quarter turns, and their mirror images"
-    for y in (x, x.transpose(-1, -2)): yield from (y, y.flip(-1), y.flip(-2), y.flip(-1, -2))
-
-# %% ../nbs/08_evaluate.ipynb #37ef2024
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-# %% ../nbs/08_evaluate.ipynb #365a5d95
-def forward(
-    model,  # in eval mode
-    x,  # normalised images [B, 3, H, W]
-    tta=True,  # average over the eight symmetries
-    precision="fp32",  # 'fp32', 'bf16', 'fp16'
-):  # [B, n_targets], float32
-    "A network's answer, averaged over the symmetries"
-    x = x.contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast(x.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
-        views = symmetries(x) if tta else [x]
-        answers = [model(v).float() for v in views]
-    return sum(answers) / len(answers)
-
-# %% ../nbs/08_evaluate.ipynb #0e420af9
-def predict_array(
-    run: Run,
-    images,  # uint8 [n, H, W, 3]; the central `run.size` px are used
-    k=None,  # number of the network; None: mean over all
-    tta=True,  # average over the eight symmetries
-    bs=256,  # images on the device at a time
-) -> np.ndarray:  # float64 [n, n_targets], physical units
-    "Predictions for cutouts in memory"
-    if images.shape[1:3] != (run.size, run.size): images = np.stack([crop_pad(i, run.size) for i in images])
-    device = choose_device()
-    precision = run.card["precision"] if run.card["precision"] == "fp32" else choose_precision("auto", device)
-    out = np.zeros((len(images), len(run.targets)))
-    for i in range(0, len(images), bs):
-        pixels = torch.from_numpy(images[i:i + bs]).to(device).permute(0, 3, 1, 2).float() / 255
-        for j in range(len(run.networks)) if k is None else [k]:
-            mean, std = (torch.tensor(v, device=device, dtype=torch.float32).view(3, 1, 1) for v in run.mean_std(j))
-            out[i:i + bs] += forward(run.networks[j].to(device), (pixels - mean) / std, tta, precision).cpu().numpy()
-    return out / (len(run.networks) if k is None else 1)
-
-# %% ../nbs/08_evaluate.ipynb #89da2b1b
-def predict_files(
+# %% ../nbs/08_evaluate.ipynb #5677d963
+def answer_files(
     run: Run,
     files,  # paths of cutouts
     k=None,  # number of the network; None: mean over all
     tta=True,  # average over the eight symmetries
     bs=256,  # images in a batch
-) -> np.ndarray:  # float64 [n, n_targets], physical units
-    "Predictions for files; `InputError` names the first that cannot be read"
+) -> Answer:  # arrays [n, n_targets], physical units
+    "What a Run says about files of one size; `InputError` names the first that cannot be read"
     batches = [list(files[i:i + bs]) for i in range(0, len(files), bs)]
-    out = [np.zeros((0, len(run.targets)))]
+    found = [np.zeros((3, 0, len(run.targets)))]
     with ThreadPoolExecutor(1) as ahead, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2, leave=False) as bar:
-        waiting = [ahead.submit(read_images, b, run.size) for b in batches[:1]]
+        waiting = [ahead.submit(read_images, b) for b in batches[:1]]
         for i, batch in enumerate(batches):
-            waiting += [ahead.submit(read_images, b, run.size) for b in batches[i + 1:i + 2]]
-            out.append(predict_array(run, waiting.pop(0).result(), k, tta, bs))
+            waiting += [ahead.submit(read_images, b) for b in batches[i + 1:i + 2]]
+            found.append(np.stack(astuple(answer(run, waiting.pop(0).result(), k, tta, bs))))
             bar.update(len(batch))
-    return np.concatenate(out)
+    return Answer(*np.concatenate(found, 1))
+
+# %% ../nbs/08_evaluate.ipynb #82b27db5
+def predict_files(run, files, k=None, tta=True, bs=256) -> np.ndarray:  # float64 [n, n_targets], physical units
+    "The mean of `answer_files`"
+    return answer_files(run, files, k, tta, bs).mean
 
 # %% ../nbs/08_evaluate.ipynb #b29ebf5e
 def held_out(
@@ -469,22 +433,116 @@ def held_out(
     split = np.asarray(split, str)
     return (split != BUFFER, "out-of-fold") if run.folds else (split == "test", "test")
 
-# %% ../nbs/08_evaluate.ipynb #2a510523
-def predict_survey(
+# %% ../nbs/08_evaluate.ipynb #699442a1
+def answer_survey(
     run: Run,
     survey: Survey,  # from `run.survey()`
     split,  # [n] names, as `run.split_of` gives them
     tta=True,  # average over the eight symmetries
     bs=256,
-) -> np.ndarray:  # [n, n_targets]
-    "Predictions for all galaxies of the Run's Survey; with folds each comes from the network that has not seen it"
+) -> Answer:  # arrays [n, n_targets]
+    "What a Run says about all galaxies of its Survey; with folds each is answered by the network that has not seen it"
     files, split = np.array(survey.image_files), np.asarray(split, str)
-    if not run.folds: return predict_files(run, files, tta=tta, bs=bs)
-    out = np.zeros((len(files), len(run.targets)))
+    if not run.folds: return answer_files(run, files, tta=tta, bs=bs)
+    out = np.zeros((3, len(files), len(run.targets)))
     for name in np.unique(split):
         k = None if name == BUFFER else int(name.removeprefix("fold"))
-        out[split == name] = predict_files(run, files[split == name], k, tta, bs)
-    return out
+        out[:, split == name] = astuple(answer_files(run, files[split == name], k, tta, bs))
+    return Answer(*out)
+
+# %% ../nbs/08_evaluate.ipynb #1c1c1820
+def predict_survey(run, survey, split, tta=True, bs=256) -> np.ndarray:  # [n, n_targets]
+    "The mean of `answer_survey`"
+    return answer_survey(run, survey, split, tta, bs).mean
+
+# %% ../nbs/08_evaluate.ipynb #6253c6c7
+CALIBRATION, DETECTOR = "calibration.json", "detector.npz"
+
+# %% ../nbs/08_evaluate.ipynb #180bf017
+@dataclass
+class Errors:
+    "What a Run knows of its own errors"
+    calibrations: dict  # target to Calibration; empty where too few galaxies were held out
+    detector: Detector | None  # None where there were too few galaxies to train on
+    notes: list  # sentences on what there is not
+
+# %% ../nbs/08_evaluate.ipynb #fb5e5bde
+def calibrating(run, split):
+    "The galaxies [n] that neither trained the network that answers for them nor are kept for the test"
+    split = np.asarray(split, str)
+    return split != BUFFER if run.folds else split == "valid"
+
+# %% ../nbs/08_evaluate.ipynb #5b046583
+def calibrate(
+    run: Run,
+    survey: Survey,  # from `run.survey()`
+    split,  # [n] names, as `run.split_of` gives them
+    found: Answer,  # from `answer_survey`
+    seed=0,
+) -> Errors:
+    "Learn from held-out galaxies how wrong a Run is, and from the training galaxies what they look like; writes calibration.json and detector.npz"
+    held, trained, errors = calibrating(run, split), np.asarray(split, str) != BUFFER if run.folds else np.asarray(split, str) == "train", Errors({}, None, [])
+    sigma = total_sigma(found.data, found.model)
+    for i, t in enumerate(run.targets):
+        try: errors.calibrations[t] = fit_calibration(survey.target(t)[held], found.mean[held, i], sigma[held, i], seed)
+        except InputError as e: errors.notes.append(f"No error bars for {t}: {e}")
+    try: errors.detector = Detector.fit(look_files(np.array(survey.image_files)[trained], KNOWN, seed), seed)
+    except InputError as e: errors.notes.append(f"No flag: {e}")
+    write_json(run.path / CALIBRATION, {"targets": {t: c.to_dict() for t, c in errors.calibrations.items()}, "notes": errors.notes})
+    if errors.detector:
+        with atomic_path(run.path / DETECTOR) as tmp: np.savez(tmp, **errors.detector.arrays())
+    return errors
+
+# %% ../nbs/08_evaluate.ipynb #5a0146ff
+def errors_of(
+    run: Run,
+) -> Errors:
+    "What a Run knows of its errors: from its files, else from its Survey where that can be reached, else nothing but a note"
+    if (run.path / CALIBRATION).is_file():
+        stored, detector = read_json(run.path / CALIBRATION), None
+        if (run.path / DETECTOR).is_file():
+            with np.load(run.path / DETECTOR, allow_pickle=False) as arrays: detector = Detector.from_arrays(dict(arrays))
+        return Errors({t: Calibration.from_dict(d) for t, d in stored["targets"].items()}, detector, stored["notes"])
+    try: survey = run.survey()
+    except (InputError, FileNotFoundError) as e: return Errors({}, None, [f"No error bars and no flag: {e}"])
+    split = run.split_of(survey).to_numpy()
+    return calibrate(run, survey, split, answer_survey(run, survey, split))
+
+# %% ../nbs/08_evaluate.ipynb #9d0d1369
+def error_columns(
+    run: Run,
+    errors: Errors,
+    found: Answer,  # [n, targets]
+    flag=None,  # bool [n]
+) -> pd.DataFrame:  # <target>_pred; where known _sigma, _sigma_data, _sigma_model, _lo90, _hi90; flag
+    "Predictions with their error bars, as columns"
+    out = {}
+    for i, t in enumerate(run.targets):
+        out[f"{t}_pred"] = found.mean[:, i]
+        if t not in errors.calibrations: continue
+        bars = errors.calibrations[t].apply(found.mean[:, i], total_sigma(found.data[:, i], found.model[:, i]))
+        data, model = split_sigma(bars["sigma"], found.data[:, i], found.model[:, i])
+        out |= {f"{t}_sigma": bars["sigma"], f"{t}_sigma_data": data, f"{t}_sigma_model": model, f"{t}_lo90": bars["lo90"], f"{t}_hi90": bars["hi90"]}
+    return pd.DataFrame(out if flag is None else out | {"flag": flag})
+
+# %% ../nbs/08_evaluate.ipynb #7d1a3d19
+def interval_scores(
+    run: Run,
+    true,  # [n] of the galaxies that are scored
+    pred,  # [n]
+    sigma,  # [n] raw
+    calibration: Calibration,
+    seed=0,
+) -> tuple:  # dict for metrics.json, PIT [n]
+    "Coverage, width and PIT of the intervals of galaxies that they were not calibrated on"
+    part = np.random.default_rng(seed).permutation(len(true)) % 5 if run.folds else np.zeros(len(true), int)
+    ends, values = {level: np.zeros((2, len(true))) for level in LEVELS}, np.zeros(len(true))
+    for k in np.unique(part):
+        out = part == k
+        c = fit_calibration(true[~out], pred[~out], sigma[~out], seed) if run.folds else calibration
+        for level in LEVELS: ends[level][:, out] = c.interval(pred[out], sigma[out], level)
+        values[out] = pit(c, true[out], pred[out], sigma[out])
+    return {f"{level:g}": {"coverage": coverage(true, *e), **sharpness(true, pred, *e, level)} for level, e in ends.items()}, values
 
 # %% ../nbs/08_evaluate.ipynb #a4a1da21
 def baselines(
@@ -533,17 +591,16 @@ def score_target(
     if truth is not None: found["cnn_against_truth"] = interval(rmse, truth, pred, groups=groups)
     return found
 
-# %% ../nbs/08_evaluate.ipynb #70ee3f30
+# %% ../nbs/08_evaluate.ipynb #ee897546
 def prediction_table(
-    run: Run,
     survey: Survey,  # from `run.survey()`
     split,  # [n] names
-    pred,  # [n, n_targets]
+    predictions,  # from `error_columns`
 ) -> pd.DataFrame:
     "Predictions of labelled galaxies with split and covariates"
-    catalog = survey.catalog.drop(columns="objID")
+    catalog = survey.catalog.drop(columns=["objID", *(c for c in predictions if c in survey.catalog)])
     first = pd.DataFrame({"image": [Path(f).stem for f in survey.image_files], "objID": survey.catalog["objID"].astype("Int64")})
-    return pd.concat([first, pd.DataFrame(pred, columns=[f"{t}_pred" for t in run.targets]), pd.Series(np.asarray(split), name="split"), catalog], axis=1)
+    return pd.concat([first, predictions, pd.Series(np.asarray(split), name="split"), catalog], axis=1)
 
 # %% ../nbs/08_evaluate.ipynb #10c7695c
 def sky_name(
@@ -584,7 +641,7 @@ def target_figures(
 # %% ../nbs/08_evaluate.ipynb #f821d8bd
 MIN_SCORED = 3  # held-out galaxies below which nothing can be said
 
-# %% ../nbs/08_evaluate.ipynb #08e484da
+# %% ../nbs/08_evaluate.ipynb #a5ff41e7
 def evaluate(
     run,  # a Run or its folder
     survey=None,  # the Run's Survey or its folder, where it has moved
@@ -599,11 +656,15 @@ def evaluate(
     split = run.split_of(survey).to_numpy()
     held, which = held_out(run, split)
     if held.sum() < MIN_SCORED: raise InputError(f"{run.path} has {held.sum()} {which} galaxies, too few to score: train with --folds on a Survey this small.")
-    pred = predict_survey(run, survey, split, tta, bs)
-    with atomic_path(run.path / "predictions.parquet") as tmp: prediction_table(run, survey, split, pred).to_parquet(tmp, index=False)
-    metrics = {**_context(run, survey, which, held, tta, by_cell), "targets": _score_all(run, survey, split, held, pred, by_cell)}
+    found = answer_survey(run, survey, split, tta, bs)
+    errors = calibrate(run, survey, split, found)
+    flag = errors.detector.flag(look_files(survey.image_files)) if errors.detector else None
+    with atomic_path(run.path / "predictions.parquet") as tmp: prediction_table(survey, split, error_columns(run, errors, found, flag)).to_parquet(tmp, index=False)
+    metrics = {**_context(run, survey, which, held, tta, by_cell), "targets": _score_all(run, survey, split, held, found.mean, by_cell), "notes": errors.notes}
+    if flag is not None: metrics["flagged"] = {"n": int(held.sum()), "flagged": int(flag[held].sum())}
+    figures = _all_figures(run, survey.select(held), found.mean[held], metrics) | _score_intervals(run, survey.select(held), Answer(*(a[held] for a in astuple(found))), errors, metrics)
     write_json(run.path / "metrics.json", metrics)
-    save_figures(run.path / "figures", _all_figures(run, survey.select(held), pred[held], metrics), figure_format)
+    save_figures(run.path / "figures", figures, figure_format)
     _write_headline(run, metrics)
     return read_json(run.path / "metrics.json")
 
@@ -639,6 +700,22 @@ def _all_figures(run, scored, pred, metrics):
         figures |= {name + (f"_{target}" if i else ""): figure for name, figure in found.items()}
     return figures
 
+# %% ../nbs/08_evaluate.ipynb #7936bf2b
+def _score_intervals(run, scored, found, errors, metrics):
+    "Add coverage and width of the intervals to the metrics, and return a figure of them"
+    figures = {}
+    for i, (t, c) in enumerate(errors.calibrations.items()):
+        j = run.targets.index(t)
+        true, pred, sigma = scored.target(t), found.mean[:, j], total_sigma(found.data, found.model)[:, j]
+        metrics["targets"][t]["intervals"], values = interval_scores(run, true, pred, sigma, c)
+        fig = canvas(8, 3.2)
+        axes = fig.subplots(1, 2)
+        plot_reliability(axes[0], values)
+        plot_pit(axes[1], values)
+        for ax in axes: head(ax, sky_name(scored), f"{label_of(t)}, n = {len(true):,}")
+        figures["calibration" + (f"_{t}" if j else "")] = fig
+    return figures
+
 # %% ../nbs/08_evaluate.ipynb #4df0261e
 HEADLINE = ("rmse", "nmad", "median_bias")
 
@@ -669,7 +746,7 @@ def _model_rows(arch, found):
     for key, name in (("label_noise", "label noise (floor)"), ("quoted_label_noise", "label error, as quoted")):
         if key in found: yield name, f"{found[key]['n']}", with_interval(found[key]), "", "", ""
 
-# %% ../nbs/08_evaluate.ipynb #733804f8
+# %% ../nbs/08_evaluate.ipynb #e3701f2c
 def format_table(
     metrics: dict,  # from `evaluate`
 ) -> str:
@@ -682,5 +759,7 @@ def format_table(
         lines += ["", *("  ".join(cell.ljust(w) for cell, w in zip(r, widths)).rstrip() for r in rows)]
         extra = found["cnn"]
         lines.append(f"CNN: R2 {with_interval(extra['r2'], 3)}, Spearman {with_interval(extra['spearman'], 3)}, outliers {with_interval(extra['outlier_fraction'], 3)}")
+        lines += [f"{level} intervals hold {with_interval(v['coverage'], 3)}, {v['width']:.3f} wide; with one sigma for all {v['constant_width']:.3f}" for level, v in found.get("intervals", {}).items()]
         lines += [f"no {NAMES.get(name, name)}: {why}" for name, why in found["not_possible"].items()]
-    return "\n".join(lines)
+    if "flagged" in metrics: lines.append(f"flagged as unlike the training galaxies: {metrics['flagged']['flagged']} of {metrics['flagged']['n']}")
+    return "\n".join([*lines, *metrics["notes"]])

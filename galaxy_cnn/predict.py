@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'stem_of', 'find_images', 'name_columns', 'table_writer', 'check_output', 'predict']
 
-# %% ../nbs/12_predict.ipynb #66cd2504
+# %% ../nbs/12_predict.ipynb #63d14673
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .data import try_read_images
-from .evaluate import predict_array
+from .data import read_image
+from .evaluate import error_columns, errors_of
 from .survey import Incomplete, InputError, atomic_path, read_survey
-from .train import read_run
+from .train import Answer, answer, read_run
 
 # %% ../nbs/12_predict.ipynb #d47bda12
 SUFFIXES = (".jpg", ".jpeg", ".fits", ".fit", ".fits.gz")
@@ -102,14 +103,26 @@ def check_output(
     except OSError as e: raise InputError(f"{out} cannot be written ({e.strerror}): choose another place.") from None
     return out
 
-# %% ../nbs/12_predict.ipynb #ace534dc
-def _chunk(run, files, tta, bs):
-    "Predictions for the readable ones of a few files, and the errors of the others"
-    images, ok, messages = try_read_images(files, run.size, pad=False)
-    rows = name_columns(np.array(files, object)[ok])
-    values = predict_array(run, images[ok], tta=tta, bs=bs)
-    for i, target in enumerate(run.targets): rows[f"{target}_pred"] = values[:, i].astype("float64")
-    return rows, [(stem_of(f), f, m) for f, m in zip(files, messages) if m]
+# %% ../nbs/12_predict.ipynb #681a41ac
+def _read(file, size):
+    "An image, or None and why not"
+    try: image = read_image(file)
+    except InputError as e: return None, str(e)
+    if min(image.shape[:2]) >= size: return image, ""
+    return None, f"{file} is {image.shape[1]}x{image.shape[0]} px, smaller than the {size} px that are needed."
+
+# %% ../nbs/12_predict.ipynb #0923085d
+def _chunk(run, errors, files, tta, bs):
+    "Predictions for the readable ones of a few files, and why the others were not"
+    with ThreadPoolExecutor(8) as pool: images, messages = zip(*pool.map(lambda f: _read(f, run.size), files))
+    good, tables = [i for i, m in enumerate(messages) if not m], []
+    for shape in dict.fromkeys(images[i].shape for i in good):
+        rows = [i for i in good if images[i].shape == shape]
+        pixels = np.stack([images[i] for i in rows])
+        flag = errors.detector.flag(pixels) if errors.detector else None
+        tables.append(error_columns(run, errors, answer(run, pixels, tta=tta, bs=bs), flag).set_index(pd.Index(rows)))
+    values = pd.concat(tables).loc[good].reset_index(drop=True) if tables else error_columns(run, errors, Answer(*np.zeros((3, 0, len(run.targets)))))
+    return pd.concat([name_columns([files[i] for i in good]), values], axis=1), [(stem_of(f), f, m) for f, m in zip(files, messages) if m]
 
 # %% ../nbs/12_predict.ipynb #554519e8
 def _write_errors(file, errors):
@@ -118,24 +131,25 @@ def _write_errors(file, errors):
     with atomic_path(file) as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
         csv.writer(f).writerows([("image", "file", "error"), *errors])
 
-# %% ../nbs/12_predict.ipynb #ab175980
+# %% ../nbs/12_predict.ipynb #9a438554
 def predict(
     run,  # a Run or its folder
     source,  # what `find_images` takes
     out,  # the table to write: .parquet or .csv
     tta=True,  # average the eight flips and quarter turns
     bs=256,  # cutouts a batch
-) -> dict:  # n: rows written, errors: files that could not be read
+) -> dict:  # n: rows written, errors: files that could not be read, notes: what the table could not say
     "Predict for `source`; raises `Incomplete` after the work where some files could not be read"
     out, files = check_output(out), find_images(source)
-    run, n, errors = read_run(run) if isinstance(run, (str, Path)) else run, 0, []
+    run, n, failures = read_run(run) if isinstance(run, (str, Path)) else run, 0, []
+    errors = errors_of(run)
     with table_writer(out) as append, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2) as bar:
         for start in range(0, len(files), 4 * bs):
-            rows, failed = _chunk(run, files[start:start + 4 * bs], tta, bs)
+            rows, failed = _chunk(run, errors, files[start:start + 4 * bs], tta, bs)
             append(rows)
-            n, errors = n + len(rows), errors + failed
+            n, failures = n + len(rows), failures + failed
             bar.update(len(rows) + len(failed))
     error_file = out.with_name(out.stem + ".errors.csv")
-    _write_errors(error_file, errors)
-    if errors: raise Incomplete(f"{out} holds {n} galaxies; {len(errors)} of {len(files)} files could not be used, listed in {error_file}: {errors[0][2]}")
-    return {"n": n, "errors": 0}
+    _write_errors(error_file, failures)
+    if failures: raise Incomplete(f"{out} holds {n} galaxies; {len(failures)} of {len(files)} files could not be used, listed in {error_file}: {failures[0][2]}")
+    return {"n": n, "errors": 0, "notes": errors.notes}

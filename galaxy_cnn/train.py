@@ -1224,11 +1224,11 @@ def pretraining_targets(survey) -> dict:  # target to weight
     there = {next((t for t in names if survey.has(*columns_in(column_of(t)))), None): w for names, w in PRETRAINING.items()}
     return {t: w for t, w in there.items() if t}
 
-# %% ../nbs/06_train.ipynb #13b7c312
+# %% ../nbs/06_train.ipynb #94a00574
 def pretrain(
     out,  # folder of the Run to make
     survey=None,  # a Survey or its folder; None: a mock sky, drawn for this and deleted afterwards
-    n=100_000,  # galaxies of that mock sky
+    n=120_000,  # galaxies of that mock sky; 60 % train
     arch="xresnet_tiny",  # a name in `ARCHS`
     seed=0,  # of the training; the mock sky has `MOCK_SEED` more, so that no other mock shares its galaxies
     workers=None,  # processes that draw
