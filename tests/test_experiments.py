@@ -1,0 +1,308 @@
+"""Chapter 10: pictures changed as they say, a suite that goes on where it was, correlations and corrections that come out, orderings and tables."""
+import copy
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import galaxy_cnn.experiments as ex
+from galaxy_cnn.data import read_images
+from galaxy_cnn.evaluate import bootstrap, forward
+from galaxy_cnn.experiments import (CORNER, EXPERIMENTS, LOOKS, PUBLISHED, SIZES, TABLE, Lab, at_resolution, check_orderings, deal, experiments, figures_of, fit,
+                                    format_experiments, gather, make_lab, masked, mean_colours, networks, neighbour_correlation, orderings, radius_of, read_results,
+                                    reproduction_table, resolution_figure, rows_figure, run_one, shuffled, sky_level, spreads, star_formation, stretched, training_noise, widened)
+from galaxy_cnn.mock import mass_metallicity
+from galaxy_cnn.survey import Incomplete, InputError, Survey, read_json, read_survey, write_survey
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def images(mock_survey): return read_images(mock_survey.image_files[:40])
+
+
+@pytest.fixture(scope="module")
+def quick():
+    "Smaller studies; the same code"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ex, "SIZES", (1, 64, 128))
+        patch.setattr(ex, "SIGNAL", ("grey", "r_band"))
+        patch.setattr(ex, "MEMBERS", 2)
+        patch.setattr(ex, "LEAK_FOLDS", 2)
+        patch.setattr(ex, "forward", lambda model, x, tta, precision: forward(model, x, False, precision))  # one view instead of eight
+        yield
+
+
+@pytest.fixture(scope="module")
+def suite(mock_survey, tmp_path_factory, quick):
+    "Everything on a mock sky, hardly trained: the folder and the results; copy before changing"
+    folder = tmp_path_factory.mktemp("experiments") / "mock"
+    return folder, experiments(mock_survey, folder, steps=STEPS, folds=None, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def bare(mock_survey, tmp_path_factory):
+    "Identifiers and metallicities only, as in the real sample"
+    folder = tmp_path_factory.mktemp("bare") / "bare"
+    folder.mkdir()
+    (folder / "images").symlink_to(mock_survey.path / "images")
+    return write_survey(folder, mock_survey.catalog[["objID", "oh_p50"]], {"source": "somewhere"})
+
+
+@pytest.mark.parametrize("px", SIZES)
+def test_resolutions_by_a_slow_way(images, px):
+    out, step = at_resolution(images[:2], px), 128 // px
+    for y, x in ((0, 0), (px // 2, px // 3), (px - 1, px - 1)):
+        block = images[:2, y * step:(y + 1) * step, x * step:(x + 1) * step].astype(float).mean((1, 2))
+        assert np.abs(out[:, y * step, x * step] - block).max() <= 0.501
+    assert len(np.unique(out[0].reshape(-1, 3), axis=0)) <= px**2
+
+
+def test_a_size_that_does_not_divide_is_refused(images):
+    with pytest.raises(InputError, match="128 px cannot be averaged to 5 px"): at_resolution(images, 5)
+
+
+@pytest.mark.parametrize("look", [k for k in LOOKS if k != "full"])
+def test_looks_leave_their_input_alone_and_are_repeatable(images, look):
+    before = images[:3].copy()
+    first, second = (LOOKS[look].change(images[:3]) for _ in range(2))
+    assert np.array_equal(first, second) and np.array_equal(images[:3], before)
+    assert (look == "px_128") == np.array_equal(first, before)
+
+
+def test_shuffling_keeps_colours_together(images):
+    one, two = (np.unique(i[0].reshape(-1, 3), axis=0, return_counts=True) for i in (images, shuffled(images)))
+    assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
+
+
+def test_stretching_forgets_brightness_and_masks_forget_light(images):
+    corner = radius_of(128) > CORNER
+    assert np.abs(np.median(stretched(images)[:, corner], axis=(1, 2)) - ex.SKY_AT).max() <= 1.5
+    outside = masked(images, 12, "outside")
+    assert (outside[:, radius_of(128) <= 12] == sky_level(images)[:, None]).all() and (outside[:, radius_of(128) > 12] == images[:, radius_of(128) > 12]).all()
+
+
+def test_mean_colours_do_not_see_the_sky(images):
+    brighter = np.clip(images.astype(int) + 7, 0, 255).astype("uint8")
+    assert np.abs(mean_colours(brighter) - mean_colours(images)).max() < 0.5
+
+
+def test_training_needs_galaxies_and_differences_among_them(images):
+    y = np.linspace(8.5, 9.1, 40)
+    with pytest.raises(InputError, match="too few"): fit(images, y, np.arange(40) < 5, quiet=True)
+    with pytest.raises(InputError, match="same value"): fit(images, np.full(40, 8.9), np.ones(40, bool), quiet=True)
+
+
+def test_missing_targets_are_not_trained_on_but_predicted(images):
+    y = np.linspace(8.5, 9.1, 40)
+    y[::4] = np.nan
+    assert np.isfinite(fit(images, y, np.ones(40, bool), steps=2, quiet=True)).all()
+
+
+def test_a_loss_that_is_not_finite_is_loud(images, monkeypatch):
+    settle = ex.settle_recipe
+    monkeypatch.setattr(ex, "settle_recipe", lambda *a: replace(settle(*a), lr=1e30))
+    with pytest.raises(Incomplete, match="loss is"): fit(images, np.linspace(8.5, 9.1, 40), np.ones(40, bool), steps=20, quiet=True)
+
+
+@pytest.mark.parametrize("folds", [None, 5])
+def test_no_galaxy_is_scored_by_a_network_that_saw_it(mock_survey, folds):
+    parts = deal(mock_survey, 0, folds)
+    for train, scored in parts: assert not (train & scored).any() and train.sum() > 100
+    assert np.sum([s for _, s in parts], 0).max() == 1
+
+
+def test_the_suite_runs_and_says_what_it_measured(suite):
+    folder, results = suite
+    assert list(results) == list(EXPERIMENTS) and read_results(folder) == results
+    for name, r in results.items():
+        assert r["sky"] == "mock" and "reason" not in r and r["label_noise"]["n"] == r["scored"] and not r.get("not_possible")
+        for v in r["rows"].values(): assert v["rmse"]["lo"] <= v["rmse"]["value"] <= v["rmse"]["hi"] and v["rmse"]["n"] > 50 and v["nmad"]["n"] == v["rmse"]["n"]
+        for d in r["differences"].values(): assert d["rmse"]["lo"] <= d["rmse"]["value"] <= d["rmse"]["hi"]
+        assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
+    assert {k for r in results.values() for k in r["rows"]} >= set(PUBLISHED) - {f"px_{px}" for px in SIZES if px not in (1, 64, 128)}
+
+
+def test_differences_are_those_of_the_rows(suite):
+    for r in suite[1].values():
+        for name, d in r["differences"].items():
+            a, _, b = name.partition(" - ")
+            if a in r["rows"] and b in r["rows"]: assert d["rmse"]["value"] == pytest.approx(r["rows"][a]["rmse"]["value"] - r["rows"][b]["rmse"]["value"], abs=1e-9)
+
+
+def test_what_is_finished_is_not_repeated_and_what_has_changed_is(suite, mock_survey, tmp_path, quick, monkeypatch):
+    kept = {name: read_json(suite[0] / f"{name}.json") for name in ("mass",)}
+    calls = []
+    monkeypatch.setattr(ex, "fit", lambda images, y, *a, **k: calls.append(1) or np.asarray(y, "float64").reshape(len(images), -1))
+    assert experiments(mock_survey, suite[0], ["mass"], steps=STEPS, folds=None, quiet=True) == kept and not calls
+    first = experiments(mock_survey, tmp_path / "new", ["mass"], steps=STEPS, folds=None, quiet=True)["mass"]
+    assert first["networks_trained"] == 3 == len(calls)
+    again = experiments(mock_survey, tmp_path / "new", ["mass"], steps=STEPS, seed=1, folds=None, quiet=True)["mass"]
+    assert again["settings"] != first["settings"] and again["networks_trained"] == 3
+
+
+def test_a_stopped_suite_goes_on_with_the_next_network(mock_survey, tmp_path, quick, monkeypatch):
+    done, real_fit = [], ex.fit
+    def until_two(images, y, *args, **kwargs):
+        if len(done) == 2: raise KeyboardInterrupt
+        done.append(1)
+        return np.asarray(y, "float64").reshape(len(images), -1)
+    monkeypatch.setattr(ex, "fit", until_two)
+    with pytest.raises(Incomplete, match="the same command goes on"): experiments(mock_survey, tmp_path / "out", ["mass"], steps=STEPS, folds=None, quiet=True)
+    assert not (tmp_path / "out" / "mass.json").exists() and len(list((tmp_path / "out" / "networks").glob("*.parquet"))) == 2
+    monkeypatch.setattr(ex, "fit", real_fit)
+    assert experiments(mock_survey, tmp_path / "out", ["mass"], steps=STEPS, folds=None, quiet=True)["mass"]["networks_trained"] == 1
+
+
+def test_a_survey_with_metallicities_only(bare, tmp_path, quick):
+    results = experiments(bare, tmp_path / "out", ["baselines", "mass", "beyond_mass", "scatter", "leak"], steps=STEPS, folds=None, quiet=True)
+    assert [name for name, r in results.items() if "reason" in r] == ["mass", "beyond_mass", "scatter", "leak"]
+    assert "lgm_tot_p50 (stellar mass)" in results["mass"]["reason"] and "ra (right ascension)" in results["leak"]["reason"]
+    missing = results["baselines"]["not_possible"]
+    assert set(missing) == {"mzr_running_median", "mzr_tremonti04", "random_forest", "random_forest_default", "boosting"} and "modelMag_g" in missing["boosting"]
+    text = format_experiments(results)
+    assert "real sky" in text and "not possible: the catalog has no" in text
+    assert results["mass"]["reason"] in reproduction_table(None, results) and "not run" in reproduction_table(None, results)
+    assert set(p.stem for p in (tmp_path / "out" / "figures").glob("*.png")) == {"baselines"}
+
+
+def test_folds_are_pooled(bare, quick):
+    lab = make_lab(bare, steps=2, quiet=True)
+    assert len(lab.parts) == 5 and lab.scored.all()
+    pred = networks(lab)
+    assert np.isfinite(pred).all() and lab.trained == 5
+
+
+@pytest.mark.parametrize("kwargs, message", [({"only": ["resolutoin"]}, "There is no experiment resolutoin"), ({"n": 20}, "galaxies")])
+def test_wrong_arguments_are_a_sentence(mock_survey, tmp_path, kwargs, message):
+    with pytest.raises(InputError, match=message): experiments(mock_survey, tmp_path / "out", **{"steps": STEPS, "quiet": True, **kwargs})
+
+
+def test_a_folder_of_something_else_is_left_alone(mock_survey, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="give another --out"): experiments(mock_survey, tmp_path, quiet=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_result_is_named(suite, mock_survey, tmp_path):
+    (tmp_path / "mass.json").write_text("{")
+    with pytest.raises(InputError, match="mass.json"): experiments(mock_survey, tmp_path, ["mass"], steps=STEPS, quiet=True)
+
+
+def lab_of(n): return Lab(Survey(None, pd.DataFrame({"objID": np.arange(n)})), [(np.zeros(n, bool), np.ones(n, bool))])
+
+
+def test_corrections_recover_the_true_scatter_as_often_as_they_say(monkeypatch):
+    monkeypatch.setattr(ex, "bootstrap", partial(bootstrap, n_boot=200))
+    hits = dict.fromkeys(("observed_corrected", "predicted_corrected"), 0)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        m, t, e = rng.normal(10, 0.5, 600), 0.1 * rng.normal(size=600), 0.05 * rng.normal(size=600)
+        relation = mass_metallicity(m)
+        off = spreads(lab_of(600), m, relation + t + e, relation + 0.5 * t + 0.03 * rng.normal(size=600), np.full(600, 0.05), rng.random(600) < 0.5, relation + t)[1]
+        for k in hits: hits[k] += off[f"{k} - truth"]["rmse"]["lo"] < 0 < off[f"{k} - truth"]["rmse"]["hi"]
+    assert min(hits.values()) >= 16  # of 19 expected; fewer than 16 have a chance below 1 %
+
+
+def test_uncorrected_scatters_are_wrong_in_the_way_that_is_said():
+    rng = np.random.default_rng(0)
+    m, t = rng.normal(10, 0.5, 4000), 0.1 * rng.normal(size=4000)
+    relation = mass_metallicity(m)
+    off = spreads(lab_of(4000), m, relation + t + 0.05 * rng.normal(size=4000), relation + 0.5 * t, np.full(4000, 0.05), rng.random(4000) < 0.5, relation + t)[1]
+    assert off["observed - truth"]["rmse"]["lo"] > 0 > off["predicted - truth"]["rmse"]["hi"]
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.4, 0.8])
+def test_what_is_left_beyond_mass_and_star_formation_comes_out(rho):
+    rng = np.random.default_rng(7)
+    m = rng.normal(10, 0.5, 3000)
+    s = 0.76 * m - 7.64 + 0.3 * rng.normal(size=3000)
+    a, b = rng.normal(size=(2, 3000))
+    z = mass_metallicity(m) - 0.2 * (s - 0.76 * m + 7.64) + 0.08 * a
+    pred = mass_metallicity(m) - 0.2 * (s - 0.76 * m + 7.64) + 0.05 * (rho * a + math.sqrt(1 - rho**2) * b)
+    found = star_formation(lab_of(3000), m, s, z, pred)
+    assert found["beyond_mass_and_sfr"]["value"] == pytest.approx(rho, abs=0.05)
+    assert found["observed_with_sfr"]["hi"] < -0.4 and abs(found["error_with_sfr"]["value"]) < 0.05
+
+
+def test_the_fields_share_what_they_should(mock_survey):
+    fields = gather(mock_survey.catalog, 0, 20)
+    assert np.bincount(fields.group).tolist() == [20] * 12
+    for k in range(12):
+        inside = fields.group == k
+        assert len(np.unique(fields.offset[inside])) == 1 and len(np.unique(fields.cast[inside], axis=0)) == 1
+    assert neighbour_correlation(fields.catalog, fields.offset)["value"] > 0.9
+    nothing = gather(mock_survey.catalog, 0, 20, 0.0, 0.0)
+    assert not nothing.offset.any() and not nothing.cast.any() and nothing.catalog.equals(fields.catalog)
+
+
+def test_the_forest_finds_the_leak_and_none_in_the_control(suite):
+    leak = suite[1]["leak"]["differences"]
+    assert leak["shared_forest: random - sky"]["rmse"]["hi"] < 0
+    assert leak["control_forest: random - sky"]["rmse"]["value"] > leak["shared_forest: random - sky"]["rmse"]["hi"]
+    counts = suite[1]["leak"]["counts"]
+    assert counts["pairs_across_a_random_split"] > 0 == counts["pairs_across_a_split_by_sky"]
+
+
+def test_neighbours_that_are_too_far_are_none(mock_survey):
+    with pytest.raises(InputError, match="have a neighbour within"): neighbour_correlation(mock_survey.catalog, np.zeros(len(mock_survey)), 1e-6)
+
+
+def test_training_noise_by_hand():
+    found = training_noise([[0.10, 0.12], [0.20, 0.20]])
+    assert found["value"] == pytest.approx(0.01) and found["n"] == 2 and found["lo"] < 0.01 < found["hi"]
+    assert widened({"value": 1.0, "lo": 0.9, "hi": 1.1, "n": 5}, 0.0) == {"value": 1.0, "lo": 0.9, "hi": 1.1, "n": 5}
+
+
+def v(value, half=0.002): return {"value": value, "lo": value - half, "hi": value + half, "n": 900}
+
+
+GOOD = {"resolution": {"differences": {"px_2 - px_1": {"rmse": v(-0.02)}, "px_4 - px_2": {"rmse": v(0.0019)}}, "label_noise": v(0.04), "rows": {"px_1": {"target": "metallicity", "rmse": v(0.041)}}},
+        "signal": {"differences": {"cnn - grey": {"rmse": v(-0.01)}, "cnn - r_band": {"rmse": v(-0.01)}}, "rows": {}},
+        "baselines": {"differences": {"cnn - mzr_running_median": {"rmse": v(-0.01)}, "cnn - mean": {"rmse": v(-0.1)}}, "rows": {}},
+        "mass": {"label_noise": v(0.04), "rows": {"mass": {"target": "log_mass", "rmse": v(0.01)}}}, "leak": {"reason": "no coordinates"}}
+
+
+def test_good_results_violate_nothing(): assert check_orderings(GOOD) == [] and len(orderings(GOOD)) == 7
+
+
+@pytest.mark.parametrize("place, value, said", [
+    (("resolution", "differences", "px_4 - px_2", "rmse"), 0.0021, "4 px are not worse than 2 px"),
+    (("signal", "differences", "cnn - grey", "rmse"), -0.0019, "colour beats grey"),
+    (("baselines", "differences", "cnn - mzr_running_median", "rmse"), 0.01, "the CNN beats the mass alone"),
+    (("resolution", "rows", "px_1", "rmse"), 0.035, "not better than the label noise")])
+def test_each_violation_is_named(place, value, said):
+    bad = copy.deepcopy(GOOD)
+    entry = bad
+    for key in place[:-1]: entry = entry[key]
+    entry[place[-1]] = v(value)
+    assert len(found := check_orderings(bad)) == 1 and said in found[0]
+
+
+def test_the_table_has_a_row_for_every_published_number(suite):
+    lines = reproduction_table(suite[1], None).splitlines()[4:]
+    assert len(lines) == len(TABLE) and all(line.count("|") == 6 and "--only" in line for line in lines)
+    for _, experiment, key in TABLE:
+        if key in suite[1][experiment]["rows"]: assert any(f"{suite[1][experiment]['rows'][key]['rmse']['value']:.4f}" in line for line in lines)
+    assert {name for _, name, _ in TABLE} <= set(EXPERIMENTS)
+
+
+def test_figures_say_which_sky_and_draw_the_papers_points(suite):
+    paper = {px: {"rmse": v(0.085), "nmad": v(0.065)} for px in (128, 64)}
+    for name, figure in figures_of(suite[1], paper).items(): assert any("mock" in ax.get_title(loc="right") for ax in figure.axes), name
+    labels = resolution_figure(suite[1]["resolution"], paper).axes[0].get_legend_handles_labels()[1]
+    assert "their predictions, measured here" in labels and "Wu & Boada 2019, real" in labels
+    real = rows_figure({**suite[1]["signal"], "sky": "real", "survey": "some_field"})
+    assert real.axes[0].get_title(loc="right") == "some_field"
+
+
+def test_real_galaxies(real, tmp_path):
+    lab = make_lab(read_survey(real / "sdss_sample"), tmp_path, steps=2, quiet=True)
+    assert len(lab.parts) == 5 and lab.scored.sum() == 400 and lab.sky == "real"
+    found = run_one(lab, "scatter", lambda *_: None)
+    assert "lgm_tot_p50 (stellar mass)" in found["reason"] and "label_noise" not in found
+    spirals = read_survey(real / "sdss_spirals")
+    assert neighbour_correlation(spirals.catalog, spirals.catalog["dec"])["lo"] > 0.99
