@@ -88,9 +88,9 @@ def fundamental_metallicity(
     x, s = log_mass - 10, log_sfr
     return 8.90 + 0.37 * x - 0.14 * s - 0.19 * x**2 + 0.12 * x * s - 0.054 * s**2
 
-# %% ../nbs/01_mock.ipynb #0394c09e
+# %% ../nbs/01_mock.ipynb #70aec9bd
 Z_SCATTER, Z_SCATTER_SLOPE = 0.108, -0.083   # [dex] at 10^10 Msun, [dex per dex]: falls with mass as in Tremonti+04, Table 3; 0.10 dex overall
-Z_OF_SIZE, Z_OF_REST = -0.41, 0.68           # shares of that scatter: larger galaxies are metal-poor (Ellison+08); all that an image does not show
+Z_OF_SIZE, Z_OF_REST = -0.36, 0.70           # shares of that scatter: larger galaxies are metal-poor (Ellison+08); all that an image does not show
 Z_TAIL = 0.3                                 # how much longer that rest reaches to low metallicity
 
 # %% ../nbs/01_mock.ipynb #c65a9e64
@@ -106,8 +106,8 @@ def metallicity(
     rest = rest - Z_TAIL * (rest**2 - 1)
     return mass_metallicity(log_mass) + np.clip(fmr, -0.25, 0.12) + scatter * (Z_OF_SIZE * size + Z_OF_REST * rest) - 0.018
 
-# %% ../nbs/01_mock.ipynb #ee8dc63d
-SIZE_SCALE, SIZE_SLOPE, SIZE_SCATTER = 1.06, 0.006, 0.468   # from the calibration: factor, [dex per dex of mass] and share of the scatter to Shen+03's
+# %% ../nbs/01_mock.ipynb #2bcb5d6c
+SIZE_SCALE, SIZE_SLOPE, SIZE_SCATTER = 1.066, 0.010, 0.433   # from the calibration: factor, [dex per dex of mass] and share of the scatter to Shen+03's
 
 # %% ../nbs/01_mock.ipynb #6e81cb90
 def half_light_radius(
@@ -120,12 +120,12 @@ def half_light_radius(
     median = 0.1 * (10.0**log_mass) ** 0.14 * (1 + m) ** (0.39 - 0.14)
     return SIZE_SCALE * median * 10 ** (SIZE_SLOPE * (log_mass - 10)) * np.exp(SIZE_SCATTER * width * x)
 
-# %% ../nbs/01_mock.ipynb #46c686a9
-BULGE = (-0.40, 0.9, -0.3, 0.6)     # bulge-to-total ratio: zero point, and its dependence on mass, star formation and chance
+# %% ../nbs/01_mock.ipynb #89e65ba7
+BULGE = (-0.33, 0.9, -0.3, 0.6)     # bulge-to-total ratio: zero point, and its dependence on mass, star formation and chance
 INCLINATION = (0.55, 1.8)           # exponent of the cosine: 1 would be random; more for dwarfs
-DISC_N = (0.82, 0.18, 0.0)          # Sersic index of the disc (1: exponential): median, scatter [ln], dependence on mass [ln per dex]
+DISC_N = (0.82, 0.16, 0.0)          # Sersic index of the disc (1: exponential): median, scatter [ln], dependence on mass [ln per dex]
 DISC_INDICES = np.array([0.5, 0.65, 0.8, 1.0, 1.25, 1.6])   # those that are drawn: each costs GalSim a table
-DUST = (0.25, 0.2, 0.586, 0.18, 0.83)  # A_V [mag] face-on, and the exponents with mass, metals, chance and axis ratio
+DUST = (0.25, 0.2, 0.578, 0.18, 0.80)  # A_V [mag] face-on, and the exponents with mass, metals, chance and axis ratio
 
 # %% ../nbs/01_mock.ipynb #ad5f57f9
 def _shape(g, d):
@@ -166,8 +166,8 @@ def attenuation(
     k = -2.156 + 1.509 / w - 0.198 / w**2 + 0.011 / w**3 if w < 0.63 else -1.857 + 1.040 / w
     return (2.659 * k + 4.05) / 4.05
 
-# %% ../nbs/01_mock.ipynb #46cd1976
-COLOUR = (0.35, -0.13, 0.30, 0.075)        # g - r [mag]: zero point, with specific star formation, with metallicity, scatter
+# %% ../nbs/01_mock.ipynb #eddf58d0
+COLOUR = (0.35, -0.13, 0.335, 0.069)        # g - r [mag]: zero point, with specific star formation, with metallicity, scatter
 RED_COLOUR = (0.10, 0.33, 0.06, 0.025)     # r - i [mag]: zero point, with g - r, with metallicity, scatter
 
 # %% ../nbs/01_mock.ipynb #bc2c2d82
@@ -300,9 +300,9 @@ def spectrum_ids(
     plate, fibre = 266 + i // 640, 1 + i % 640
     return plate << 50 | fibre << 38 | plate + 1300 << 24 | np.uint64(26 << 10)
 
-# %% ../nbs/01_mock.ipynb #786c9603
-RADIUS_90 = (0.943, 0.727, 0.15)       # petroR90: share of a Sersic profile's 1.32 + n half-light radii, edge-on over face-on, less for bulges
-SEEING, SEEING_SCATTER = 1.19, 0.10  # [arcsec], scatter [ln]: median FWHM in r (1.31 in g): a little below SDSS's quoted 1.3, as the edges in real cutouts ask for
+# %% ../nbs/01_mock.ipynb #6957d3ca
+RADIUS_90 = (0.934, 0.736, 0.15)       # petroR90: share of a Sersic profile's 1.32 + n half-light radii, edge-on over face-on, less for bulges
+SEEING, SEEING_SCATTER = 1.18, 0.10  # [arcsec], scatter [ln]: median FWHM in r (1.31 in g): a little below SDSS's quoted 1.3, as the edges in real cutouts ask for
 
 # %% ../nbs/01_mock.ipynb #3d35f9e9
 def _apparent(g, c, d):
@@ -391,10 +391,10 @@ def label_noise(
     "RMS difference between the labels and the truth: the error that no model can go below"
     return float(np.sqrt(np.mean((catalog[TARGETS[target]] - catalog[TRUTH[target]]) ** 2)))
 
-# %% ../nbs/01_mock.ipynb #695439ea
-ARMS = (1.09, 0.5)                # contrast of spiral arms: mean, scatter
+# %% ../nbs/01_mock.ipynb #e176cb1f
+ARMS = (1.05, 0.5)                # contrast of spiral arms: mean, scatter
 CLUMPS = (0.12, 0.5, 0.3, -0.3)  # share of the light in knots: median, scatter [ln], with star formation and mass [ln per dex]
-LOPSIDED, HALO = 0.38, (0.115, 0.6)   # scatter of the asymmetry of discs; share of the disc's light in a halo: median, scatter [ln]
+LOPSIDED, HALO = 0.40, (0.115, 0.6)   # scatter of the asymmetry of discs; share of the disc's light in a halo: median, scatter [ln]
 
 # %% ../nbs/01_mock.ipynb #99c69d7d
 def _looks(g, d):
@@ -529,12 +529,12 @@ def _deposit(place, weight, n):
         for dy in (0, 1): np.add.at(image, (i[1] + dy, i[0] + dx), weight * np.abs(1 - dx - f[0]) * np.abs(1 - dy - f[1]))
     return image
 
-# %% ../nbs/01_mock.ipynb #4faa1f8d
+# %% ../nbs/01_mock.ipynb #e0810150
 ZEROPOINT, COLOUR_BANDS = 22.5, "irg"            # [mag] of one nanomaggy; bands shown as red, green, blue
 KNOT_COLOUR = np.array([0.72, 1.0, 1.40])        # light of knots in i, r, g relative to the galaxy's own colour
 BULGE_COLOUR = np.array([1.10, 1.0, 0.79])       # of bulges, to a power that scatters about 1
 HALO_COLOUR = np.array([1.057, 1.0, 1.128])        # of halos
-BULGE_SIZE, HALO_SIZE = 0.153, 2.2                # half-light radii over those of the disc
+BULGE_SIZE, HALO_SIZE = 0.158, 2.2                # half-light radii over those of the disc
 
 # %% ../nbs/01_mock.ipynb #e6a5e5a0
 def flux(
@@ -579,12 +579,12 @@ def _parts(g, stamp, rng):
     images = ((arms, disc * (0.4 + 0.6 * KNOT_COLOUR)), (lopsided, disc), (_knots(g, stamp, spiral, rng), knots))
     return parts + [(stamp.transform_image(image), f) for image, f in images]
 
-# %% ../nbs/01_mock.ipynb #bc05048e
-STARS, GALAXIES = 2.65, 7.15             # [per square arcmin] brighter than STAR_LIMIT and GALAXY_LIMIT
+# %% ../nbs/01_mock.ipynb #7ec8d5eb
+STARS, GALAXIES = 2.6, 6.85             # [per square arcmin] brighter than STAR_LIMIT and GALAXY_LIMIT
 STAR_LIMIT, GALAXY_LIMIT = 21.0, 22.0   # [mag in r]
 STAR_SLOPE, GALAXY_SLOPE = 0.25, 0.40   # of the logarithm of their counts, per mag
 STAR_CROWDING, GALAXY_CROWDING = 0.5, 0.4   # [ln] scatter of the counts: Galactic latitude, clusters
-COMPANIONS = 0.10                       # mean number of companions of a galaxy of 10^10 Msun within six half-light radii
+COMPANIONS = 0.12                       # mean number of companions of a galaxy of 10^10 Msun within six half-light radii
 
 # %% ../nbs/01_mock.ipynb #e5d68165
 def _colour_flux(r, gr, ri):
@@ -625,18 +625,18 @@ def _companions(g, stamp, rng):
         found.append((stamp.transform(profile), share * total * np.exp(np.array([0.04, 0, -0.12]) * rng.standard_normal())))
     return found
 
-# %% ../nbs/01_mock.ipynb #bfc39f0d
+# %% ../nbs/01_mock.ipynb #938aae4e
 SKY_SIGMA = np.array([0.044, 0.0275, 0.019])   # [nanomaggies/px] noise of the sky in i, r, g: sky brightness, gain and 54 s of exposure
-SKY_SCALE = 0.771                              # of that noise on the calibrated frames, after interpolation
+SKY_SCALE = 0.761                              # of that noise on the calibrated frames, after interpolation
 SKY_LEVEL = np.array([0.13, 0.05, 0.07])       # [sigma] left of the sky in i, r, g after its subtraction
 ELECTRONS = np.array([700, 940, 880])          # per nanomaggy in i, r, g
-SEEING_RATIO = np.array([0.926, 1.0, 1.085])     # width of the PSF in i, r, g over that in r
+SEEING_RATIO = np.array([0.914, 1.0, 1.092])     # width of the PSF in i, r, g over that in r
 SEEING_JITTER = np.array([0.02, 0.02, 0.04])   # [ln] scatter of that ratio
 MOFFAT_BETA = np.array([2.7, 3.0, 2.9])        # wings of the PSF in i, r, g: widest in i, whose chips scatter red light
 REGISTRATION = 0.03                            # [arcsec] error of the bands' registration
-NOISE_BLUR, BLUR_SCATTER = 0.7, 0.10           # correlation of the noise [px]; its scatter [ln]
-LEVEL_SCATTER = (0.08, 0.07, 0.10)             # [sigma] of the sky's level: in all bands, in each, and its tail to bright
-STRAY, STRAY_LIGHT = 0.15, 1.0                 # how often stray light falls on a frame; its mean [sigma]
+NOISE_BLUR, BLUR_SCATTER = 0.714, 0.10          # correlation of the noise [px]; its scatter [ln]
+LEVEL_SCATTER = (0.08, 0.074, 0.10)             # [sigma] of the sky's level: in all bands, in each, and its tail to bright
+STRAY, STRAY_LIGHT = 0.16, 1.06                # how often stray light falls on a frame; its mean [sigma]
 SIGMA_SCATTER = 0.08                           # [ln] of the sky's noise
 
 # %% ../nbs/01_mock.ipynb #3c674d48
@@ -685,8 +685,8 @@ def expose(
         images.append(night.noisy(image.array / stamp.coarse**2, k, stamp.coarse, rng))
     return images
 
-# %% ../nbs/01_mock.ipynb #92b4f571
-BAND_SCALE, STRETCH, SOFTENING = np.array([0.89, 1.0, 1.309]), 0.969, 7.73   # of i, r, g; stretch [nanomaggies] and Q of Lupton+04
+# %% ../nbs/01_mock.ipynb #9c640fbc
+BAND_SCALE, STRETCH, SOFTENING = np.array([0.89, 1.0, 1.31]), 0.958, 7.75   # of i, r, g; stretch [nanomaggies] and Q of Lupton+04
 FRAME_QUALITY, SERVER_QUALITY, CUTOUT_QUALITY = 95, 75, 92                # of libjpeg: stored frames, the server's answer, cutouts on disk
 
 # %% ../nbs/01_mock.ipynb #094754f8
