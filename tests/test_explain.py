@@ -1,0 +1,260 @@
+"""Chapter 11: maps on networks whose maps are known, any architecture and head, Surveys that know little, and wrong input."""
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from galaxy_cnn import explain as chapter
+from galaxy_cnn.explain import (GRID, KINDS, TOLERANCE, auc, attribute, candidates, choose, correlations, explain, grad_cam, grid_assignment, half_radius,
+                                integrated_gradients, last_block, make_context, map_correlation, normalise, output_of, penultimate, plane_limits,
+                                principal_components, quantities, radius_of, randomised, read_sample, seen_width, sky_baseline, stages, training_split,
+                                two_way, unseen_network)
+from galaxy_cnn.survey import InputError, read_json
+from galaxy_cnn.train import create_model, read_run, train
+
+ARCHS = ("xresnet_tiny", "xresnet9")
+
+
+def network(arch, n_out=1, seed=0, **kwargs):
+    "A network with random weights and batch statistics of random images, in eval mode"
+    torch.manual_seed(seed)
+    model = create_model(arch, n_out, **kwargs)
+    for p in model.net[-1].parameters(): nn.init.normal_(p, std=0.1)
+    with torch.no_grad(): model.train()(torch.rand(8, 3, 112, 112))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def run(mock_survey, tmp_path_factory):
+    return train(mock_survey, tmp_path_factory.mktemp("runs") / "run", epochs=3, folds=2, init=None, precision="fp32", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def explained(run): return explain(run, n=12, draws=1)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("attention", [False, True])
+def test_features_are_what_the_last_layer_is_given(arch, attention):
+    model, x = network(arch, 2, self_attention=attention), torch.rand(5, 3, 112, 112)
+    linear = next(m for m in model.net[-1].modules() if isinstance(m, nn.Linear))
+    features = torch.from_numpy(penultimate(model, x, bs=2))
+    with torch.no_grad(): assert torch.allclose(linear(features)[:, :2], model(x)[:, :2], atol=1e-4)
+    assert not model.net[-1]._forward_pre_hooks  # the hook is gone
+
+
+class TwoHeads(nn.Module):
+    "Means, and behind them logarithms of sigmas"
+    def __init__(self, n_in):
+        super().__init__()
+        self.mean, self.sigma = nn.Linear(n_in, 1), nn.Linear(n_in, 1)
+
+    def forward(self, x): return torch.cat([self.mean(x), self.sigma(x.detach())], 1)
+
+
+
+def test_a_head_with_sigmas_is_explained_by_its_means(mock_survey):
+    model = network("xresnet_tiny")
+    images = read_sample(mock_survey, np.full(240, "test"), "metallicity", np.arange(3)).images
+    stats = ([0.1] * 3, [0.1] * 3)
+    plain = attribute(model, output_of(model), images, 112, stats, 8)
+    head = TwoHeads(model.net[-1].in_features)
+    head.mean.load_state_dict(model.net[-1].state_dict())
+    model.net[-1], model.units = head, nn.Identity()
+    wide = attribute(model, output_of(model), images, 112, stats, 8)
+    assert np.allclose(plain.ig, wide.ig, atol=1e-7) and np.allclose(plain.cam, wide.cam, atol=1e-6)
+    assert list(stages(model))[0] == "head" and any(isinstance(m, TwoHeads) for m in stages(model).values())
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_maps_add_up_and_stay_within_what_is_seen(arch, mock_survey):
+    model = network(arch)
+    images = read_sample(mock_survey, np.full(240, "test"), "metallicity", np.arange(3)).images
+    maps = attribute(model, output_of(model), images, 112, ([0.1] * 3, [0.1] * 3), 64 if arch == "xresnet_tiny" else 32)
+    assert maps.ig.shape == maps.cam.shape == (3, 112, 112)
+    assert np.abs(maps.gap()).max() < 0.05 * np.abs(maps.answer - maps.empty).max() + TOLERANCE
+    edge = (112 - seen_width(model, 112)) // 2
+    assert edge == (8 if arch == "xresnet_tiny" else 0)
+    frame = np.ones((112, 112), bool)
+    frame[edge:112 - edge, edge:112 - edge] = False
+    assert not maps.ig[:, frame].any() and not maps.cam[:, frame].any()
+
+
+def test_the_baseline_is_the_sky_of_each_channel_and_gets_no_share():
+    images = np.full((2, 128, 128, 3), (7, 9, 12), np.uint8)
+    images[:, 50:78, 50:78] = 200
+    stats = ([0.05] * 3, [0.1] * 3)
+    flat = sky_baseline(images, 112, stats)
+    assert torch.allclose(flat[0].mean((1, 2)), (torch.tensor([7.0, 9.0, 12.0]) / 255 - 0.05) / 0.1)
+    maps = integrated_gradients(lambda v: v.sum((1, 2, 3)), normalise(images, 112, stats), flat, 4)
+    light = np.zeros((112, 112), bool)
+    light[42:70, 42:70] = True
+    assert np.allclose(maps[:, ~light], 0, atol=1e-5) and (maps[:, light] > 1).all()
+
+
+def test_grad_cam_changes_sign_with_the_answer():
+    model, x = network("xresnet_tiny"), torch.rand(2, 3, 112, 112)
+    up, down = grad_cam(model, output_of(model), x), grad_cam(model, lambda v: -model(v)[:, 0], x)
+    assert np.allclose(up, -down, atol=1e-7) and (up > 0).any() and (up < 0).any()  # no ReLU
+
+
+@pytest.mark.parametrize("size", [64, 96, 112, 128])
+def test_grad_cam_fills_the_crop_at_any_size(size):
+    model = network("xresnet_tiny")
+    assert grad_cam(model, output_of(model), torch.rand(1, 3, size, size)).shape == (1, size, size)
+
+
+def test_grad_cam_finds_where_the_light_is():
+    model = network("xresnet9")
+    x = torch.zeros(1, 3, 112, 112)
+    x[..., :40, :40] = 3
+    left = np.abs(grad_cam(model, output_of(model), x) - grad_cam(model, output_of(model), 0 * x))[0]
+    assert left[:56, :56].mean() > 3 * left[56:, 56:].mean()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_randomising_starts_at_the_head_and_goes_down(arch):
+    model, x = network(arch), torch.rand(8, 3, 112, 112)
+    names = list(stages(model))
+    assert names[0] == "head" and names[-1].startswith("stem")
+    before = model.state_dict()
+    for depth in (1, len(names)):
+        other = randomised(model, depth, x, seed=3)
+        changed = [any(not torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters())) for old, new in zip(stages(model).values(), stages(other).values())]
+        assert changed == [i < depth for i in range(len(names))]
+        assert not any(m.training for m in other.modules())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    again = randomised(model, len(names), x, seed=3)
+    with torch.no_grad(): assert torch.equal(other(x), again(x)) and not torch.equal(other(x), randomised(model, len(names), x, seed=4)(x))
+
+
+@given(st.integers(0, 2**31), st.integers(1, 300))
+@settings(max_examples=30, deadline=None)
+def test_no_two_thumbnails_share_a_cell_and_no_galaxy_is_drawn_twice(seed, n):
+    points = np.random.default_rng(seed).normal(size=(n, 2)) * [3, 1]
+    limits = plane_limits(points)
+    chosen = grid_assignment(points, limits)
+    assert len(set(chosen.values())) == len(chosen) <= GRID[0] * GRID[1]
+    step = np.ptp(limits, axis=1) / GRID
+    for cell, i in chosen.items():
+        low = limits[:, 0] + np.array(cell) * step
+        assert (points[i] >= low - 1e-9).all() and (points[i] <= low + step + 1e-9).all()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=40))
+@settings(max_examples=50, deadline=None)
+def test_auc_is_scikit_learns(pairs):
+    high, score = (np.array(v, float) for v in zip(*pairs))
+    if high.min() == high.max(): assert np.isnan(auc(high, score))
+    else: assert auc(high, score) == pytest.approx(roc_auc_score(high, score))
+    assert np.array_equal(auc(np.stack([high, high]), np.stack([score, -score]))[0], auc(high, score), equal_nan=True)
+
+
+def test_components_grow_with_the_target_whatever_the_sign_of_the_features():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=200)
+    features = np.outer(z, rng.normal(size=6)) + 0.1 * rng.normal(size=(200, 6))
+    (a, shares), (b, _) = principal_components(features, z), principal_components(-features, z)
+    assert np.allclose(a, b) and (np.diff(shares) <= 0).all() and np.corrcoef(a[:, 0], z)[0, 1] > 0.99
+
+
+def test_correlations_leave_missing_values_out():
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=(100, 1))
+    values = np.where(np.arange(100) < 30, np.nan, score[:, 0])
+    found = correlations(score, {"half": values, "constant": np.ones(100), "few": np.where(np.arange(100) < 5, score[:, 0], np.nan)})
+    assert list(found) == ["half"] and found["half"][0]["n"] == 70 and found["half"][0]["value"] == pytest.approx(1)
+
+
+def test_rank_correlation_does_not_care_for_what_lies_outside():
+    rng = np.random.default_rng(1)
+    a, b, inside = rng.normal(size=(3, 20, 20)), rng.normal(size=(3, 20, 20)), np.zeros((20, 20), bool)
+    inside[5:15, 5:15] = True
+    found = map_correlation(np.where(inside, a, b), a, inside)
+    assert set(found) == set(KINDS) and all(np.allclose(v, 1) for v in found.values())
+    assert np.abs(map_correlation(a, b, inside)["signed"]).max() < 0.35
+
+
+def test_the_two_way_interval_knows_both_kinds_of_scatter():
+    rng = np.random.default_rng(2)
+    def width(v): return two_way(v)["hi"] - two_way(v)["lo"]
+    per_draw, per_galaxy = rng.normal(size=(5, 1)), rng.normal(size=(1, 24))
+    assert width(per_draw + 0 * per_galaxy) > 0.5 and width(per_galaxy + 0 * per_draw) > 0.3 and width(np.ones((5, 24))) == 0
+
+
+def test_half_of_a_gaussian():
+    radius = radius_of(112, 128)
+    sigma = 10.0
+    assert half_radius(np.exp(-radius**2 / 2 / sigma**2)[None], radius)[0] == pytest.approx(sigma * np.sqrt(2 * np.log(2)), abs=0.3)
+    half = radius_of(56, 64)  # the same picture at half the pixels
+    assert half_radius(np.exp(-half**2 / 2 / sigma**2)[None], half)[0] == pytest.approx(sigma * np.sqrt(2 * np.log(2)), abs=0.6)
+
+
+def test_every_galaxy_goes_to_the_network_that_has_not_seen_it(run):
+    split = run.split.to_numpy().astype(str)
+    assert (unseen_network(split)[split == "fold1"] == 1).all()
+    own = training_split(run, split)
+    assert set(split[own == "valid"]) == {"fold0"} and "fold0" not in set(split[own == "train"]) and "buffer" not in set(split[own != ""])
+
+
+def test_the_folder_holds_figures_captions_and_numbers(run, explained):
+    folder = run.path / "explain"
+    captions = read_json(folder / "captions.json")
+    assert sorted(captions) == sorted(f.name for f in folder.glob("*.png")) and len(captions) == 7
+    assert all("mock" in c and "nan" not in c for c in captions.values())
+    assert read_json(folder / "explain.json")["sky"] == "mock" and not list(folder.glob(".*"))
+    assert explained["attribution"]["completeness"]["largest"] < TOLERANCE
+    split = dict(zip(run.survey().catalog["objID"].astype(str), run.split))
+    assert all(split[i].startswith("fold") for ids in explained["galleries"].values() for i in ids)
+
+
+def test_every_number_has_its_interval_and_n(explained):
+    found = []
+    def walk(v):
+        if isinstance(v, dict) and "lo" in v: found.append(v)
+        elif isinstance(v, dict): [walk(x) for x in v.values()]
+        elif isinstance(v, list): [walk(x) for x in v]
+    walk(explained)
+    assert len(found) > 80 and all(v["lo"] <= v["hi"] and v["n"] > 0 and np.isfinite(v["value"]) for v in found)
+
+
+def test_a_second_call_says_the_same(run, explained):
+    c = make_context(run, n=12, draws=1)
+    assert chapter.explain_galleries(c)[0] == explained["galleries"]
+    assert chapter.explain_classifier(c)[0] == explained["classifier"]
+
+
+def test_captum_is_asked_for_in_a_sentence(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "captum", None)
+    with pytest.raises(InputError, match=r"pip install 'galaxy_cnn\[explain\]'"): explain(run, out=tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_wrong_input(run, mock_survey, tmp_path):
+    with pytest.raises(InputError, match="take 12 or more"): explain(run, n=3)
+    with pytest.raises(InputError, match="it predicts metallicity"): explain(run, target="log_mass")
+    with pytest.raises(InputError, match="holds no Run"): explain(tmp_path)
+    with pytest.raises(InputError, match="5 held-out galaxies"): candidates(run, mock_survey.select(np.arange(240) < 5), np.full(5, "fold0"), "metallicity")
+
+
+def test_too_few_galaxies_for_a_classifier_are_a_reason_not_an_end(run, monkeypatch):
+    def refuse(*args): raise InputError("too few galaxies")
+    monkeypatch.setattr(chapter, "classify", refuse)
+    found, figures, captions = chapter.explain_classifier(make_context(run))
+    assert found == {"reason": "too few galaxies"} and not figures and not captions
+
+
+def test_galaxies_of_which_only_the_picture_and_the_metallicity_are_known(real, tmp_path):
+    run = train(real / "sdss_sample", tmp_path / "run", epochs=2, folds=2, init=None, precision="fp32", quiet=True, drop_bad=True)
+    c = make_context(run, n=12, draws=1)
+    known = quantities(c.survey.select(np.isin(np.arange(len(c.survey)), choose(c.rows, 20))), "metallicity")
+    assert "log_mass" not in known and "g - r, catalog" not in known and np.isfinite(known["g - r, image"]).all()
+    found, figures, captions = chapter.explain_features(c)
+    assert c.sky == "sdss_sample" and "sdss_sample" in captions["feature_space"] and found["n"] > 100
+    numbers, *_ = chapter.explain_radius(c)
+    assert numbers["completeness"]["largest"] < TOLERANCE
