@@ -11,7 +11,9 @@ __all__ = ['COMPONENTS', 'LEVELS', 'MIN_CALIBRATION', 'KNOTS', 'PENALTY', 'FLOOR
            'fit_calibration', 'coverage', 'coverage_by', 'pit', 'plot_pit', 'plot_reliability', 'plot_coverage_by',
            'interval_score', 'sharpness', 'raw_statistics', 'look', 'look_files', 'Detector', 'compare', 'distance']
 
-# %% ../nbs/07_uncertainty.ipynb #148a007f
+# %% ../nbs/07_uncertainty.ipynb #a2174fcf
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -416,16 +418,20 @@ def look(
 LOOKS = [*(name for name in FEATURES if name not in LOGARITHMS), *(f"ln_{name}" for name in LOGARITHMS), "saturated", "outside", "core", "outside_block",
          *(f"uneven_{a}-{b}" for a, b in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:]))]
 
-# %% ../nbs/07_uncertainty.ipynb #ea1c5bac
+# %% ../nbs/07_uncertainty.ipynb #ffdf5898
 def look_files(
     files,  # cutouts, all of one size
     keep=None,  # look at a random part of this many
     seed=0,  # of that part
+    workers=None,  # threads; None: one for each core, at most 8
 ) -> pd.DataFrame:  # [n or keep, looks]
     "Look at image files, in batches"
     files = list(files)
     if keep and len(files) > keep: files = [files[i] for i in np.sort(np.random.default_rng(seed).permutation(len(files))[:keep])]
-    tables = [look(read_images(files[i:i + BATCH], workers=1)) for i in tqdm(range(0, len(files), BATCH), "looking", delay=2, leave=False)]
+    batches = [files[i:i + BATCH] for i in range(0, len(files), BATCH)]
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count())) as pool:
+        tables = pool.map(lambda b: look(read_images(b, workers=1)), batches)
+        tables = list(tqdm(tables, "looking", len(batches), delay=2, leave=False))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LOOKS, dtype="float64")
 
 # %% ../nbs/07_uncertainty.ipynb #94cad7d0

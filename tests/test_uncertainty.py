@@ -1,0 +1,218 @@
+"""Chapter 07: intervals that hold whatever the residuals, on the paper's own too; what cannot be calibrated; a detector that knows galaxies."""
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galaxy_cnn.data import read_images
+from galaxy_cnn.survey import InputError, read_survey
+from galaxy_cnn.uncertainty import (FALSE_FLAGS, LEVELS, LOOKS, Calibration, Detector, conformal_quantile, coverage, coverage_by, fit_calibration, look,
+                                    look_files, pit, sharpness, split_sigma, total_sigma)
+
+SHAPES = {"normal": lambda rng, n: rng.normal(size=n), "heavy": lambda rng, n: rng.standard_t(2, n), "skewed": lambda rng, n: rng.exponential(size=n) - 0.5,
+          "two peaks": lambda rng, n: rng.choice([-1, 1], n) + 0.1 * rng.normal(size=n), "rounded": lambda rng, n: np.round(rng.normal(size=n), 1)}
+
+
+def residuals(n, seed, shape="normal", raw=0.6):
+    "True values, predictions and a raw sigma that is `raw` of the true one, which grows towards low values"
+    rng = np.random.default_rng(seed)
+    pred = 9.1 - rng.gamma(2, 0.1, n)
+    sigma = 0.03 + 0.2 * (9.1 - pred)
+    return pred + sigma * SHAPES[shape](rng, n), pred, raw * sigma
+
+
+@pytest.mark.parametrize("with_sigma", [True, False], ids=["raw sigma", "no sigma"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_coverage_holds_on_average_whatever_the_shape_and_however_few(shape, with_sigma):
+    found = {level: [] for level in LEVELS}
+    for seed in range(20):
+        true, pred, sigma = residuals(120 + 4000, seed, shape)
+        raw = sigma if with_sigma else None
+        ends = fit_calibration(true[:120], pred[:120], raw if raw is None else raw[:120]).intervals(pred[120:], raw if raw is None else raw[120:])
+        for level, (lo, hi) in ends.items(): found[level].append(coverage(true[120:], lo, hi)["value"])
+    for level, shares in found.items():
+        mean, error = np.mean(shares), np.sqrt(level * (1 - level) / 122 / 20)
+        assert level - 3 * error - 0.005 < mean < level + 3 * error + 0.035, (level, mean)
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(1, 400), level=st.sampled_from(LEVELS), seed=st.integers(0, 1000))
+def test_the_conformal_quantile_is_exact_under_exchange(n, level, seed):
+    values = np.random.default_rng(seed).permutation(n + 1).astype(float)
+    if np.ceil((n + 1) * level) > n:
+        with pytest.raises(InputError, match="too few"): conformal_quantile(values[1:], level)
+        return
+    below = [values[i] <= conformal_quantile(np.delete(values, i), level) for i in range(n + 1)]
+    assert level <= np.mean(below) < level + 1 / (n + 1) + 1e-9
+
+
+def test_many_galaxies_make_every_bin_honest():
+    true, pred, sigma = residuals(10_000, 1, "skewed")
+    new = residuals(5000, 2, "skewed")
+    ends = fit_calibration(true, pred, sigma).intervals(*new[1:])
+    for by in (new[1], new[2]):
+        table = coverage_by(by, new[0], ends)
+        assert len(table) == 10 and table[[f"pass_{100 * level:.0f}" for level in LEVELS]].to_numpy().mean() > 0.93, table  # the calibration's own error is not in the band
+    blind = fit_calibration(true, pred).intervals(new[1])
+    assert coverage_by(new[1], new[0], blind)["pass_90"].mean() >= 0.9
+
+
+def test_few_galaxies_with_equal_errors_get_nearly_equal_sigmas():
+    rng = np.random.default_rng(0)
+    pred = rng.normal(8.9, 0.2, 300)
+    sigma = fit_calibration(pred + rng.normal(0, 0.1, 300), pred).apply(rng.normal(8.9, 0.2, 2000))["sigma"]
+    assert abs(np.median(sigma) - 0.1) < 0.015 and np.std(np.log(sigma)) < 0.25
+
+
+def test_units_do_not_matter_and_a_raw_sigma_is_worth_its_ranking_only():
+    true, pred, sigma = residuals(1000, 3)
+    one, ten = fit_calibration(true, pred, sigma), fit_calibration(10 * true, 10 * pred, 10 * sigma)
+    for a, b in zip(one.intervals(pred, sigma).values(), ten.intervals(10 * pred, 10 * sigma).values()): np.testing.assert_allclose(10 * np.array(a), b, rtol=1e-9)
+    np.testing.assert_allclose(fit_calibration(true, pred, 7 * sigma).apply(pred, 7 * sigma)["sigma"], one.apply(pred, sigma)["sigma"], rtol=1e-9)
+
+
+def test_intervals_nest_and_sigma_holds_68_percent():
+    true, pred, sigma = residuals(2000, 4, "skewed")
+    calibration, new = fit_calibration(true, pred, sigma), residuals(20_000, 5, "skewed")
+    ends = [calibration.interval(*new[1:], level) for level in LEVELS]
+    for (lo, hi), (lower, higher) in zip(ends, ends[1:]): assert (lower <= lo).all() and (hi <= higher).all()
+    bars = calibration.apply(*new[1:])
+    assert abs(np.mean(np.abs(new[0] - new[1]) <= bars["sigma"]) - 0.68) < 0.03
+    np.testing.assert_array_equal(bars["lo90"], ends[1][0])
+    assert (bars["sigma"] > 0).all()
+
+
+def test_a_calibration_is_json_and_comes_back():
+    true, pred, sigma = residuals(200, 6)
+    calibration = fit_calibration(true, pred, sigma)
+    again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())) | {"target": "metallicity"})
+    assert again == calibration and fit_calibration(true, pred, sigma) == calibration
+    np.testing.assert_array_equal(again.apply(pred, sigma)["hi90"], calibration.apply(pred, sigma)["hi90"])
+    with pytest.raises(InputError, match="lacks n, has_sigma"): Calibration.from_dict({})
+
+
+def test_what_cannot_be_calibrated_is_refused():
+    true, pred, sigma = residuals(60, 7)
+    with pytest.raises(InputError, match="29 galaxies are too few"): fit_calibration(true[:29], pred[:29], sigma[:29])
+    with pytest.raises(InputError, match="1 of 60 galaxies"): fit_calibration(np.where(np.arange(60) == 3, np.nan, true), pred, sigma)
+    with pytest.raises(InputError, match="not positive"): fit_calibration(true, pred, np.zeros(60))
+    with pytest.raises(InputError, match="one value, prediction and sigma"): fit_calibration(true, pred, sigma[:-1])
+    with pytest.raises(InputError, match="made without a raw sigma"): fit_calibration(true, pred).apply(pred, sigma)
+    assert fit_calibration(true[:30], pred[:30], sigma[:30]).n == 30
+
+
+def test_degenerate_residuals_still_give_finite_bars():
+    pred = np.full(50, 8.9)
+    for true in (pred, pred + np.repeat([0.0, 0.1], 25)):
+        bars = fit_calibration(true, pred).apply(np.array([8.0, 8.9, 9.5]))
+        assert all(np.isfinite(v).all() for v in bars.values()) and (bars["lo90"] <= bars["hi90"]).all()
+
+
+def test_missing_predictions_stay_missing():
+    true, pred, sigma = residuals(100, 8)
+    bars = fit_calibration(true, pred, sigma).apply(np.array([np.nan, 8.9]), np.array([0.1, np.nan]))
+    assert all(np.isnan(v).all() for v in bars.values())
+
+
+def test_the_pit_is_uniform_and_sees_a_bias():
+    true, pred, sigma = residuals(8000, 9, "heavy")
+    calibration, new = fit_calibration(true, pred, sigma), residuals(8000, 10, "heavy")
+    values = pit(calibration, *new)
+    counts = np.histogram(values, 10, (0, 1))[0]
+    assert np.abs(counts - 800).max() < 4 * np.sqrt(2 * 800)
+    assert pit(calibration, new[0] + 0.05, *new[1:]).mean() > values.mean() + 0.1
+
+
+def test_components_add_up():
+    rng = np.random.default_rng(0)
+    data, model, sigma = rng.uniform(0.01, 0.1, (3, 50))
+    np.testing.assert_allclose(total_sigma(*split_sigma(sigma, data, model)), sigma)
+    np.testing.assert_allclose(split_sigma(sigma, data)[0], sigma)
+
+
+# ---- the paper's residuals
+
+def test_the_papers_residuals_are_covered(real):
+    table = pd.read_csv(real / "facts" / "wu_boada_2019_test_predictions.csv")
+    true, pred, off, worst = table["oh_p50"].to_numpy(), table["pred_128"].to_numpy(), [], []
+    for seed in range(6):
+        order = np.random.default_rng(seed).permutation(len(true))
+        fit, test = order[:len(true) // 2], order[len(true) // 2:]
+        ends = fit_calibration(true[fit], pred[fit]).intervals(pred[test])
+        off.append([coverage(true[test], *ends[level])["value"] - level for level in LEVELS])
+        worst.append(coverage_by(pred[test], true[test], ends)[[f"pass_{100 * level:.0f}" for level in LEVELS]].to_numpy().mean())
+        if not seed: widths = {level: sharpness(true[test], pred[test], *ends[level], level) for level in LEVELS}
+    assert np.abs(np.mean(off, 0)).max() < 0.01 and np.abs(off).max() < 0.025
+    assert np.mean(worst) > 0.93
+    assert widths[0.90]["width_ratio"] < 0.97 and widths[0.95]["width_ratio"] < 0.95 and all(w["score_ratio"] < 0.98 for w in widths.values())
+
+
+# ---- the detector
+
+@pytest.fixture(scope="module")
+def galaxies(mock_survey): return read_images(mock_survey.image_files)
+
+
+@pytest.fixture(scope="module")
+def looks(galaxies): return look(galaxies)
+
+
+def strangers():
+    "One of each kind"
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[:128, :128] - 63.5
+    light = {"sky": 0 * x, "star": 3000 * (1 + np.hypot(x, y) ** 2 / 15) ** -3, "trail": 500 / (1 + np.abs(y - x / 2) ** 4), "checks": 200 * ((x // 16 + y // 16) % 2)}
+    images = {name: np.clip(v[..., None] + rng.normal(5, 4, (128, 128, 3)), 0, 255).astype(np.uint8) for name, v in light.items()}
+    return images | {"noise": rng.integers(0, 256, (128, 128, 3)).astype(np.uint8), "black": np.zeros((128, 128, 3), np.uint8), "white": np.full((128, 128, 3), 255, np.uint8)}
+
+
+def test_what_is_no_galaxy_is_flagged_and_galaxies_are_not(galaxies, looks):
+    detector, odd = Detector.fit(looks[:160]), strangers()
+    assert dict(zip(odd, detector.flag(np.stack(list(odd.values()))))) == dict.fromkeys(odd, True)
+    assert detector.flag(galaxies[160:]).sum() <= 7  # expected 1.6 of 80, and the threshold's own error
+    assert detector.flag(looks[:160]).mean() <= FALSE_FLAGS
+
+
+def test_turned_and_shrunk_galaxies_are_still_galaxies(galaxies, looks):
+    detector = Detector.fit(looks)
+    usual = detector.score(looks[:40])
+    for turned in (galaxies[:40, ::-1], np.rot90(galaxies[:40], 1, (1, 2))): np.testing.assert_allclose(np.median(detector.score(turned) / usual), 1, atol=0.5)
+    assert detector.flag(np.rot90(galaxies[:40], 1, (1, 2))).mean() < 0.15
+
+
+def test_a_detector_is_plain_arrays_and_comes_back(looks, tmp_path):
+    detector = Detector.fit(looks, seed=3)
+    np.savez(tmp_path / "detector.npz", **detector.arrays(), other=np.zeros(3))
+    with np.load(tmp_path / "detector.npz", allow_pickle=False) as arrays: again = Detector.from_arrays(dict(arrays))
+    np.testing.assert_array_equal(again.score(looks), detector.score(looks))
+    np.testing.assert_array_equal(Detector.fit(looks, seed=3).known, detector.known)
+    with pytest.raises(InputError, match="lacks names, median"): Detector.from_arrays({})
+
+
+def test_only_a_part_of_many_galaxies_is_kept(looks):
+    rng = np.random.default_rng(0)
+    many = pd.concat([looks] * 30, ignore_index=True) + rng.normal(0, 0.3, (30 * len(looks), len(LOOKS))) * looks.std().to_numpy()
+    detector = Detector.fit(many)
+    assert len(detector.known) == 3000 and sum(a.nbytes for a in detector.arrays().values()) < 2**20
+    assert abs(detector.flag(many).mean() - FALSE_FLAGS) < 0.012
+
+
+def test_images_of_any_shape_have_looks_or_are_flagged(looks, galaxies):
+    detector = Detector.fit(looks)
+    for shape in ((64, 64), (120, 120), (128, 300), (301, 200)):
+        assert np.isfinite(look(np.full((1, *shape, 3), 90, np.uint8)).to_numpy()).all()
+    assert detector.flag(galaxies[:2, :20, :30]).all() and detector.flag(galaxies[:0]).shape == (0,)
+    with pytest.raises(InputError, match="uint8"): detector.score(galaxies[:2] / 255)
+    with pytest.raises(InputError, match="99 galaxies"): Detector.fit(looks[:99])
+    with pytest.raises(InputError, match="too small to look at"): Detector.fit(pd.concat([looks, looks[:1] * np.nan]))
+
+
+def test_the_real_galaxies_are_flagged_as_often_as_promised(real):
+    table = look_files(read_survey(real / "sdss_sample").image_files)
+    fold = np.random.default_rng(0).permutation(400) % 5
+    flagged = np.concatenate([Detector.fit(table[fold != k]).flag(table[fold == k]) for k in range(5)])
+    assert abs(flagged.mean() - FALSE_FLAGS) < 3 * np.sqrt(FALSE_FLAGS * (1 - FALSE_FLAGS) / 400)
+    detector, odd = Detector.fit(table), strangers()
+    assert detector.flag(np.stack(list(odd.values()))).all()
