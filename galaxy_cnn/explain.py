@@ -163,9 +163,9 @@ def correlations(
         if there.sum() >= MIN_GALAXIES and np.ptp(values[there]) > 0: found[label] = [bootstrap(spearman, s[there], values[there]) for s in scores.T]
     return found
 
-# %% ../nbs/11_explain.ipynb #2062cc68
+# %% ../nbs/11_explain.ipynb #93aedb86
 GRID = (12, 9)  # cells across and up
-CUT = 0.5  # [%] of the galaxies at either end of an axis that lie outside the plane shown
+CUT = 1.5  # [%] of the galaxies at either end of an axis that lie outside the plane shown
 
 # %% ../nbs/11_explain.ipynb #c6b5b9d9
 def plane_limits(
@@ -205,7 +205,7 @@ def plot_thumbnails(
         (x0, y0), (x1, y1) = limits[:, 0] + (np.array(cell) + 0.03) * step, limits[:, 0] + (np.array(cell) + 0.97) * step
         ax.imshow(crop_pad(images[i], round(0.75 * images.shape[1])), extent=(x0, x1, y0, y1), aspect="auto", interpolation="bilinear", zorder=2)
 
-# %% ../nbs/11_explain.ipynb #4dfceb01
+# %% ../nbs/11_explain.ipynb #f81186cb
 def feature_figure(
     images,  # uint8 [n, H, W, 3]
     scores,  # [n, components]
@@ -216,7 +216,7 @@ def feature_figure(
     note="",  # which galaxies
 ):
     "The plane of the first two components: cutouts on the left, the target on the right"
-    fig = canvas(12, 4.9)
+    fig = canvas(12, 4.5)
     left, right = fig.subplots(1, 2)
     limits = plane_limits(scores[:, :2])
     plot_thumbnails(left, images, scores[:, :2], limits)
@@ -675,7 +675,7 @@ def sanity(
         result[method] = rows
     return result
 
-# %% ../nbs/11_explain.ipynb #9380b9b3
+# %% ../nbs/11_explain.ipynb #d624e74e
 def sanity_figure(
     images,  # uint8 [n, size, size, 3], as the network sees them
     trained: Maps,
@@ -713,11 +713,9 @@ def _sanity_panels(part, checked, names, sky, note):
             for control, style in CONTROLS.items():
                 if control in checked[method]: ax.axhline(checked[method][control][kind]["value"], ls=style[0], lw=1.2, color=color)
         ax.axhline(0, color="0.4", lw=0.8)
-        ax.set(xticks=at, xticklabels=names, ylim=(-0.65, 1.02))
-        ax.text(0.5, 0.03, title, transform=ax.transAxes, ha="center", fontsize=9)
+        ax.set(xticks=at, xticklabels=names, xlabel=f"weights random down to here\n({title})")
         ax.tick_params(axis="x", labelsize=8, rotation=30)
     axes[0].set_ylabel("rank correlation with the trained map")
-    axes[1].set_xlabel("weights randomised from the head down to here")
     for control, (style, text) in CONTROLS.items():
         if control in checked["ig"]: axes[-1].plot([], [], style, color="0.3", label=text)
     part.legend(*axes[-1].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=4)
@@ -726,9 +724,9 @@ def _sanity_panels(part, checked, names, sky, note):
 
 CONTROLS = {"other_network": ("--", "a network trained on other galaxies"), "light": (":", "the light of the galaxy")}
 
-# %% ../nbs/11_explain.ipynb #4508aa0a
+# %% ../nbs/11_explain.ipynb #4f16de7d
 CLASSES = ("low", "high")
-CLASSIFIER_STEPS, CLASSIFIER_EPOCHS = 300, (8, 20)  # steps wanted in all; epochs at least and at most
+CLASSIFIER_STEPS, CLASSIFIER_EPOCHS = 250, (8, 15)  # steps wanted in all; epochs at least and at most
 
 # %% ../nbs/11_explain.ipynb #812748e2
 def thirds(
@@ -883,7 +881,7 @@ def make_context(run, survey=None, target=None, seed=0, n=N_EXPLAINED, draws=DRA
     rows, which = candidates(run, survey, split, target), held_out(run, split)[1]
     return Context(run, survey, split, target, run.targets.index(target), rows, sky_name(survey), which, seed, n, draws)
 
-# %% ../nbs/11_explain.ipynb #243da965
+# %% ../nbs/11_explain.ipynb #0d1be400
 def explain_features(c: Context) -> tuple:  # numbers, figures, captions
     "Feature space of network 0"
     rows = choose(c.rows[unseen_network(c.split)[c.rows] == 0], N_PLANE, c.seed)
@@ -893,20 +891,20 @@ def explain_features(c: Context) -> tuple:  # numbers, figures, captions
     found, note = correlations(scores, quantities(part, c.target)), f"{c.which} galaxies of network 0, n = {len(sample):,}"
     first = found[c.target][0]
     captions = {"feature_space": f"The {features.shape[1]} features in front of the last layer, by principal components ({c.sky}; {note}). Left: one cutout in each cell, the galaxy "
-                f"nearest to its middle. Right: the same plane coloured by the observed value. The first two components hold {shares[:2].sum():.0%} of the variance.",
+                f"nearest to its middle; the {CUT} % at either end of an axis lie outside. Right: the same plane coloured by the observed value. The first two components hold {shares[:2].sum():.0%} of the variance.",
                 "components": f"Rank correlation of the components with what is known of the galaxies, 95 % intervals ({c.sky}; {note}). Component 1 with "
                 f"the target: {with_interval(first, 2)}. What is called 'image' is measured in the cutout without a network."}
     figures = {"feature_space": feature_figure(sample.images, scores, shares, sample.true, c.target, c.sky, note), "components": correlation_figure(found, shares, c.sky, note)}
     return {"n": len(sample), "network": 0, "features": features.shape[1], "variance_shares": shares, "rank_correlation": found}, figures, captions
 
-# %% ../nbs/11_explain.ipynb #ad331fbd
+# %% ../nbs/11_explain.ipynb #9847edc3
 def explain_galleries(c: Context) -> tuple:  # numbers, figures, captions
     "Maps of galaxies of low, high and random target"
     chosen = gallery_rows(c.survey.target(c.target)[c.rows], EACH, c.seed)
     sample = read_sample(c.survey, c.split, c.target, c.rows[np.concatenate(list(chosen.values()))])
     maps, groups = attribute_sample(c.run, sample, c.output), {name: np.arange(len(g)) + len(g) * i for i, (name, g) in enumerate(chosen.items())}
     titles, images = [(f"{z:.2f}", f"{a:.2f}") for z, a in zip(sample.true, maps.answer)], seen(sample.images, c.run.size)
-    above = f"above: {label_of(c.target)} observed, predicted (red)    {c.sky}"
+    above = f"above: {label_of(c.target)} observed, the network's answer (red)    {c.sky}"
     figures = {"integrated_gradients": map_gallery(groups, images, smooth(maps.ig), titles, "dex per pixel", f"Integrated gradients from the sky to the galaxy; {above}"),
                "gradcam": map_gallery(groups, images, maps.cam, titles, "mean gradient x activation [dex]", f"Grad-CAM of the last block; {above}")}
     text = f"for galaxies of the lowest, the highest and of any target value ({c.sky}; {c.which} galaxies, drawn at random). Red raises the answer, blue lowers it; one colour scale"
@@ -965,7 +963,7 @@ def explain_classifier(c: Context) -> tuple:  # numbers, figures, captions
                f"AUC {with_interval(found['regression']['auc'], 3)}.")
     return found, {"classifier": classifier_gallery(c.run, c.survey, c.target, classifier, c.sky, c.seed)}, {"classifier": caption}
 
-# %% ../nbs/11_explain.ipynb #b20c907a
+# %% ../nbs/11_explain.ipynb #e69c3f26
 def explain(
     run,  # a Run or its folder
     survey=None,  # the Run's Survey or its folder, where it has moved
@@ -982,6 +980,7 @@ def explain(
     out, figures, captions = Path(out or c.run.path / "explain"), {}, {}
     found = {"sky": "mock" if c.survey.is_mock else "real", "survey": c.survey.name, "fingerprint": c.run.card["survey"]["fingerprint"], "target": c.target, "split": c.which, "seed": seed,
              "networks": [k["sha256"] for k in c.run.card["networks"]], "bootstrap": {"resamples": N_BOOT, "level": LEVEL}}
+    if c.run.card.get("gp"): found["note"] = "The Run's answer is a blend of its networks and Gaussian processes; what is explained here is the networks."
     parts = {"feature_space": explain_features, "galleries": explain_galleries, "attribution": explain_radius, "sanity": explain_sanity, "classifier": explain_classifier}
     for name, part in tqdm(parts.items(), "explaining", delay=2, leave=False):
         found[name], drawn, said = part(c)
@@ -991,7 +990,7 @@ def explain(
     write_json(out / "explain.json", found)
     return found
 
-# %% ../nbs/11_explain.ipynb #19ebee26
+# %% ../nbs/11_explain.ipynb #181088dc
 def format_explain(
     found,  # from `explain`
 ) -> str:
@@ -1005,5 +1004,6 @@ def format_explain(
     lines += [f"  half of {text} within {with_interval(radius[name]['half_radius_px'], 1)} px, {with_interval(radius[name]['share_within_r90'], 2)} of it within R90" for name, (text, *_) in CURVES.items()]
     for method, name in METHODS.items():
         for stage, row in checked[method].items(): lines.append(f"{name}, trained against {stage.replace('_', ' ')}: " + ", ".join(f"{with_interval(row[k], 2)} {text}" for k, text in KINDS.items()))
+    if "note" in found: lines.insert(1, found["note"])
     if "reason" in found["classifier"]: return "\n".join([*lines, f"no classifier: {found['classifier']['reason']}"])
     return "\n".join(lines + [f"{name}: AUC {with_interval(found['classifier'][name]['auc'], 3)}, accuracy {with_interval(found['classifier'][name]['accuracy'], 3)}" for name in ("classifier", "regression")])
