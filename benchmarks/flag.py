@@ -26,7 +26,7 @@ from galaxy_cnn.data import read_images
 from galaxy_cnn.features import measure_images
 from galaxy_cnn.mock import make_mock
 from galaxy_cnn.survey import atomic_path, read_survey, write_json
-from galaxy_cnn.uncertainty import FALSE_FLAGS, Detector, look
+from galaxy_cnn.uncertainty import FALSE_FLAGS, LOOKS, Detector, look, raw_statistics
 
 RESULTS = Path(__file__).parent.parent / "results"
 SIZE = 128  # [px]
@@ -226,17 +226,35 @@ def caught(detector, looks, names):
 
 def sheet(strangers, flagged, title, columns=12):
     "A row of each kind: first what was missed, if anything was, then what was caught"
-    fig = Figure(figsize=(columns * 0.85, len(strangers) * 1.02 + 0.4), layout="constrained")
-    axes = fig.subplots(len(strangers), columns)
-    for row, (kind, images) in zip(axes, strangers.items()):
+    fig = Figure(figsize=(columns * 0.85, len(strangers) * 1.1 + 0.4), layout="constrained")
+    fig.suptitle(title, fontsize=10)
+    for row, (kind, images) in zip(fig.subfigures(len(strangers), 1), strangers.items()):
+        row.suptitle(f"{kind}: {flagged[kind].mean():.1%} of {len(images)} flagged", fontsize=9)
         order = np.concatenate([np.flatnonzero(~flagged[kind])[:3], np.flatnonzero(flagged[kind])])[:columns]
-        for ax, i in zip(row, order):
+        for ax, i in zip(row.subplots(1, columns), order):
             ax.imshow(images[i])
             ax.set(xticks=[], yticks=[])
-            for spine in ax.spines.values(): spine.set(color="#c1272d" if not flagged[kind][i] else "0.8", lw=3 if not flagged[kind][i] else 0.5)
-        row[0].set_title(f"{kind}: {flagged[kind].mean():.1%} of {len(images)} flagged", loc="left", fontsize=9)
-    fig.suptitle(title, fontsize=10)
+            for spine in ax.spines.values(): spine.set(color="0.8" if flagged[kind][i] else "#c1272d", lw=0.5 if flagged[kind][i] else 3)
     return fig
+
+
+VARIANTS = {"features of chapter 05": lambda images: measure_all(images), "with logarithms": lambda images: in_batches(look, images)[WITHOUT_RAW],
+            "with raw statistics": lambda images: pd.concat([measure_all(images), in_batches(look, images)[RAW]], axis=1), "both, as shipped": lambda images: in_batches(look, images)}
+RAW = list(raw_statistics(np.zeros((1, SIZE, SIZE, 3), "uint8")))
+WITHOUT_RAW = [name for name in LOOKS if name not in RAW]
+
+
+def choices(galaxies, strangers):
+    "What other choices of numbers to look at would catch, and what each kind comes to when the choice is made on the other five"
+    found = {}
+    for name, looks_of in VARIANTS.items():
+        detector = Detector.fit(looks_of(galaxies))
+        found[name] = {kind: float(detector.flag(looks_of(images)).mean()) for kind, images in strangers.items()}
+    left_out = {}
+    for kind in strangers:
+        best = max(found, key=lambda name: min(v for k, v in found[name].items() if k != kind))  # the first, simplest one of equals
+        left_out[kind] = {"chosen on the others": best, "value": found[best][kind]}
+    return {"variants": found, "leave_one_kind_out": left_out}
 
 
 def about(looks, spirals, radius, strangers, names):
@@ -274,6 +292,7 @@ def main(args, real):
         table = in_batches(look, images)
         radius = float(np.expm1(measure_all(images)["isophote_25"].median()))
         found[sky], detector = about(table, spirals, radius, looks, names)
+        found[sky]["choices"] = choices(images, strangers)
     write_json(args.out, {"what": "share of images flagged as unlike the training galaxies", "threshold": "2 % of held-out ordinary galaxies", "each_kind": args.n, "detectors": found})
     flagged = {kind: detector.flag(table) for kind, table in looks.items()}
     with atomic_path(args.out.with_suffix(".png")) as tmp:
@@ -281,6 +300,7 @@ def main(args, real):
     for sky, v in found.items():
         print(f"{sky}: {v['false_flags_cross_validated']['mean_of_seeds']:.3f} of its own, cross-validated; spirals", {k: round(s["value"], 3) for k, s in v.get("spirals_flagged", {}).items() if k != "radius_px"})
         for kind, c in v["caught"].items(): print(f"    {kind:>16} {c['value']:.3f}", {k: round(s["value"], 2) for k, s in c["varieties"].items()})
+        print("    chosen without the kind:", {k: (c["chosen on the others"], round(c["value"], 3)) for k, c in v["choices"]["leave_one_kind_out"].items()})
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ __all__ = ['COMPONENTS', 'LEVELS', 'MIN_CALIBRATION', 'KNOTS', 'PENALTY', 'FLOOR
            'DETECTOR_FOLDS', 'total_sigma', 'split_sigma', 'conformal_quantile', 'hats', 'spread_knots', 'fit_scale',
            'scale_of', 'neighbourhood', 'local_quantiles', 'shortest', 'Calibration', 'fit_shape', 'misses',
            'fit_calibration', 'coverage', 'coverage_by', 'pit', 'plot_pit', 'plot_reliability', 'plot_coverage_by',
-           'interval_score', 'sharpness', 'raw_statistics', 'look', 'look_files', 'Detector', 'compare', 'distance']
+           'interval_score', 'sharpness', 'regions', 'raw_statistics', 'look', 'look_files', 'Detector', 'compare',
+           'distance']
 
-# %% ../nbs/07_uncertainty.ipynb #a2174fcf
+# %% ../nbs/07_uncertainty.ipynb #8e9b0b94
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -23,7 +25,7 @@ from scipy.stats import beta
 from tqdm import tqdm
 
 from .data import read_images
-from .features import BATCH, FEATURES, SOFTENING, frames, measure_images
+from .features import BATCH, FEATURES, SKY_RADIUS, measure_images
 from .survey import CUTOUT_SIZE, InputError
 
 # %% ../nbs/07_uncertainty.ipynb #f4764a93
@@ -377,27 +379,41 @@ UNEVEN_RINGS = (2, 4, 6, 8, 10, 12, 15, 18, 22, 26, 32)  # [px of 128]
 POOLED = 16  # [blocks] across the picture, for the brightest one outside
 TOO_SMALL = 64  # [px] below which a picture has too few pixels in the innermost ring
 
-# %% ../nbs/07_uncertainty.ipynb #266348ae
+# %% ../nbs/07_uncertainty.ipynb #d54f590f
+@lru_cache(maxsize=4)
+def regions(
+    size,  # [px] width of the image
+) -> tuple:  # radius [p] in px of 128; float32 [p, k] that is 1 in the rings, then in the core (4 px) and far outside (40 px)
+    "Where the raw statistics are taken"
+    middle = (np.arange(size) - (size - 1) / 2) * CUTOUT_SIZE / size
+    radius = np.hypot(*np.meshgrid(middle, middle)).ravel()
+    rings = [(radius >= a) & (radius < b) for a, b in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:])]
+    return radius, np.stack([*rings, radius < 4, radius > 40], 1).astype("float32")
+
+# %% ../nbs/07_uncertainty.ipynb #3a5ede5e
 def raw_statistics(
     images,  # uint8 [n, H, H, 3]
 ) -> pd.DataFrame:  # [n, 14]
-    "Saturation, light in the core and far outside, unevenness along rings, and the brightest block outside"
-    f = frames(images)
-    light = np.clip(f.white, 0, None)
-    total = light.sum(1) + 1000
-    out = {"saturated": np.log((images.min(3) >= SATURATED).mean((1, 2)) + 1e-3), "outside": np.log(light[:, f.radius > 40].sum(1) / total + 0.01),
-           "core": np.log(light[:, f.radius < 4].sum(1) / total + 1e-3), "outside_block": np.log(np.clip(_brightest_outside(f), 0.1, None))}
-    for a, b in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:]):
-        ring = f.white[:, (f.radius >= a) & (f.radius < b)]
-        out[f"uneven_{a}-{b}"] = np.log(ring.std(1) / (np.abs(ring.mean(1)) + 2) + 0.02)
+    "Saturation, light in the core and far outside, the brightest block outside, and unevenness along rings"
+    n, size = images.shape[:2]
+    radius, where = regions(size)
+    i, r, g = np.moveaxis(images.reshape(n, -1, 3), 2, 0)
+    white = (i.astype("float32") + r + g) / 3
+    white -= np.median(white[:, radius > SKY_RADIUS], axis=1, keepdims=True)
+    light, rings = np.maximum(white, 0), where[:, :-2]
+    core, outside = (light @ where[:, -2:] / (light.sum(1, keepdims=True) + 1000)).T
+    mean, square = white @ rings / rings.sum(0), white**2 @ rings / rings.sum(0)
+    uneven = np.log(np.sqrt(np.maximum(square - mean**2, 0)) / (np.abs(mean) + 2) + 0.02)
+    out = {"saturated": np.log((np.minimum(np.minimum(i, r), g) >= SATURATED).mean(1) + 1e-3), "outside": np.log(outside + 0.01), "core": np.log(core + 1e-3),
+           "outside_block": np.log(np.clip(_brightest_outside(white.reshape(n, size, size)), 0.1, None))}
+    out |= {f"uneven_{a}-{b}": column for a, b, column in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:], uneven.T)}
     return pd.DataFrame({name: column.astype("float64") for name, column in out.items()})
 
-# %% ../nbs/07_uncertainty.ipynb #8b11e7e0
-def _brightest_outside(f):
-    "Highest mean [arcsinh(level/8)] of the blocks beyond 40 px"
-    side = f.size // POOLED
-    image = f.image(np.arcsinh(f.white / SOFTENING))[:, :POOLED * side, :POOLED * side]
-    blocks = image.reshape(len(image), POOLED, side, POOLED, side).mean((2, 4))
+# %% ../nbs/07_uncertainty.ipynb #16f269fb
+def _brightest_outside(white):
+    "Highest mean level of the blocks beyond 40 px"
+    side = white.shape[1] // POOLED
+    blocks = white[:, :POOLED * side, :POOLED * side].reshape(len(white), POOLED, side, POOLED, side).mean((2, 4))
     middle = (np.arange(POOLED) - (POOLED - 1) / 2) * CUTOUT_SIZE / POOLED
     return blocks[:, np.hypot(*np.meshgrid(middle, middle)) > 40].max(1)
 
