@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['ENVIRONMENT', 'WORDS', 'QUANTITIES', 'SOURCE', 'N_LABELS', 'N_TESTED', 'PUBLISHED', 'HEADLINE', 'MODELS', 'CAPTIONS',
-           'BELONGS', 'FIGURES', 'CHAPTERS', 'AS_IS', 'FIGURE_BYTES', 'LONG_TITLE', 'PICTURES', 'COVARIATES',
+           'BELONGS', 'FIGURES', 'CHAPTERS', 'AS_IS', 'FIGURE_BYTES', 'LONG_TITLE', 'WIDE', 'PICTURES', 'COVARIATES',
            'MAX_ROWS', 'TILES', 'CUTOUT_BYTES', 'CUTOUT_PX', 'GALLERIES', 'PIT_BINS', 'ERROR_BARS', 'RELATION',
            'OPTIONS', 'PROVENANCE', 'STYLE', 'VIEW', 'TABLE', 'SCRIPT', 'ROWS', 'PAGE', 'fixed', 'ends', 'typeset',
            'render', 'duration', 'galaxies', 'training_sentence', 'Published', 'best_baseline', 'verdict',
            'headline_html', 'model_rows', 'models_html', 'Picture', 'caption_of', 'find_pictures', 'data_uri',
-           'figure_uri', 'pictures_html', 'Field', 'numbers', 'target_fields', 'galaxy_fields', 'table_rows',
-           'without_network', 'surprise', 'choose_galleries', 'cutout_uri', 'galleries_html', 'pit', 'error_bars',
-           'error_bars_html', 'relation_html', 'train_command', 'commands', 'provenance_html', 'policy', 'rows_html',
-           'page_data', 'current_survey', 'picture_sections', 'sections_of', 'report']
+           'figure_uri', 'pictures_html', 'Field', 'numbers', 'observed', 'target_fields', 'galaxy_fields',
+           'table_rows', 'without_network', 'surprise', 'choose_galleries', 'cutout_uri', 'galleries_html', 'pit',
+           'error_bars', 'error_bars_html', 'relation_html', 'train_command', 'commands', 'provenance_html', 'policy',
+           'rows_html', 'page_data', 'current_survey', 'picture_sections', 'sections_of', 'report']
 
-# %% ../nbs/13_report.ipynb #cc4108e3
+# %% ../nbs/13_report.ipynb #d38e8e3c
 import base64
 import hashlib
 import json
@@ -37,7 +37,7 @@ from .data import read_image
 from .evaluate import NAMES, held_out, with_interval
 from .features import baseline_predictions, cross_validated_baselines
 from .mzr import MASS, MIN_GALAXIES, answer_sentence, current_predictions, smooth
-from .survey import COLUMNS, MISSING, TARGETS, InputError, Survey, atomic_path, column_of, read_json
+from .survey import COLUMNS, MISSING, InputError, Survey, atomic_path, column_of, read_json
 from .train import Run, read_run
 
 # %% ../nbs/13_report.ipynb #b28e1b6e
@@ -78,7 +78,7 @@ def duration(
     if seconds < 120: return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
-# %% ../nbs/13_report.ipynb #0f919cca
+# %% ../nbs/13_report.ipynb #4301ac63
 def galaxies(metrics): return "simulated galaxies (mock sky)" if metrics["sky"] == "mock" else "real galaxies"
 
 def training_sentence(
@@ -88,7 +88,8 @@ def training_sentence(
     "Who was trained on what, for how long, and on whom it is measured"
     card, counts = run.card, sorted({n["n_train"] for n in run.card["networks"]})
     many = len(card["networks"])
-    who = f"{many} networks ({card['arch']}) were each" if many > 1 else f"One network ({card['arch']}) was"
+    beside = ", with a Gaussian process beside each," if card.get("gp") else ""
+    who = f"{many} networks ({card['arch']}){beside} were each" if many > 1 else f"One network ({card['arch']}) was"
     labels = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if counts[-1] > counts[0] else "")
     what = " and the ".join(WORDS.get(t, t) for t in run.targets)
     unseen = "each predicted by the network that has not seen it" if run.folds else "which the training has not seen"
@@ -221,12 +222,13 @@ def models_html(
                             missing={NAMES.get(k, k): why for k, why in found["not_possible"].items()}))
     return Markup("").join(parts)
 
-# %% ../nbs/13_report.ipynb #b77883a9
+# %% ../nbs/13_report.ipynb #265194c5
 CAPTIONS = {
     "density": "Predicted against observed. Below: RMSE and NMAD in bins of the observed value, with 95 % intervals.",
     "distributions": "Residuals and distributions. Left: predicted minus observed; right: the predicted distribution is narrower than the observed one.",
     "models": "RMSE of the network and of models without one. Bars are 95 % intervals.",
     "gallery": "Galaxies of low, high and any observed value. Above each cutout: observed (left) and predicted (right, red).",
+    "calibration": "Calibration. Left: coverage of central intervals less the nominal; right: where the observation lies in its predicted distribution (PIT).",
     "history": "Training. Loss in units of the target's scatter, and the learning rate, epoch by epoch.",
     "mzr": "Mass-metallicity relation, observed (black) and predicted (red). Bars reach from the 16th to the 84th percentile of a mass bin.",
     "mzr_scatter": "Scatter about the relation in bins of mass. Observed (black) and predicted (red).",
@@ -236,8 +238,8 @@ BELONGS = {"mzr": "^mzr", "errors": "(^|_)(pit|reliability|calibration|coverage|
 FIGURES, CHAPTERS = "figures", {"experiments": "Experiments", "explain": "What the network looks at"}  # folders of figures, those known with their titles
 AS_IS, FIGURE_BYTES = 200_000, 4_000_000  # largest PNG that is embedded as it is, and largest sum of all figures [bytes]
 
-# %% ../nbs/13_report.ipynb #5b14c12d
-LONG_TITLE = 90  # characters
+# %% ../nbs/13_report.ipynb #14b13404
+LONG_TITLE, WIDE = 90, 1.7  # characters, and width in units of the height
 
 @dataclass(frozen=True)
 class Picture:
@@ -253,9 +255,15 @@ class Picture:
         return first if len(first) <= LONG_TITLE else self.file.stem.replace("_", " ").capitalize()
 
     @property
+    def wide(self):
+        "Whether it takes two columns"
+        width, height = Image.open(self.file).size
+        return width > WIDE * height
+
+    @property
     def rest(self): return self.caption.removeprefix(self.title).lstrip(". ")
 
-# %% ../nbs/13_report.ipynb #954edb6e
+# %% ../nbs/13_report.ipynb #e76dc0ba
 def caption_of(
     file,  # a PNG of a Run
     targets,  # of the Run
@@ -267,7 +275,7 @@ def caption_of(
     for target in targets[1:]:
         stem = file.stem.removesuffix(f"_{target}")
         if stem != file.stem and stem in CAPTIONS: return f"{WORDS.get(target, target).capitalize()}: {CAPTIONS[stem]}"
-    return CAPTIONS.get(file.stem, file.stem.replace("_", " "))
+    return CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize())
 
 # %% ../nbs/13_report.ipynb #4f6b6faf
 def find_pictures(
@@ -295,11 +303,11 @@ def figure_uri(
     Image.open(BytesIO(data)).convert("RGB").save(small, "webp", quality=88)
     return data_uri(data, "png") if small.tell() >= len(data) else data_uri(small.getvalue(), "webp")
 
-# %% ../nbs/13_report.ipynb #104c1978
+# %% ../nbs/13_report.ipynb #398a3b53
 PICTURES = """
 <div class="figures">
 {% for p, uri in embedded %}
-<figure><button type="button" class="zoom"><img src="{{ uri }}" alt="{{ p.title }}"></button>
+<figure{% if p.wide %} class="wide"{% endif %}><button type="button" class="zoom"><img src="{{ uri }}" alt="{{ p.title }}"></button>
 <figcaption><b>{{ p.title }}.</b> {{ p.rest }}</figcaption></figure>
 {% endfor %}
 </div>
@@ -340,7 +348,15 @@ def numbers(
     rounded = np.round(values, digits)
     return Field(key, label, unit, digits, [v if known else None for v, known in zip(rounded.tolist(), (np.isfinite(values) & (values > MISSING)).tolist())])
 
-# %% ../nbs/13_report.ipynb #1e81ef71
+# %% ../nbs/13_report.ipynb #77ea8937
+def observed(
+    table: pd.DataFrame,  # predictions
+    target,
+) -> np.ndarray:  # [n], NaN where missing
+    "Observed values of a target"
+    return Survey(Path(), table).target(target)
+
+# %% ../nbs/13_report.ipynb #485e0a61
 def target_fields(
     table: pd.DataFrame,  # predictions
     target,
@@ -348,15 +364,15 @@ def target_fields(
 ):
     "Yield the fields of one target"
     quantity, prefix = QUANTITIES.get(target, target), "" if alone else f"{target}_"
-    true, pred = (table[c].to_numpy("float64") for c in (column_of(target), f"{target}_pred"))
+    true, pred = observed(table, target), table[f"{target}_pred"].to_numpy("float64")
     yield numbers(f"{prefix}observed", f"observed {quantity}", "dex", 3, true)
     yield numbers(f"{prefix}predicted", f"predicted {quantity}", "dex", 3, pred)
     yield numbers(f"{prefix}residual", "predicted − observed" + ("" if alone else f" {quantity}"), "dex", 3, pred - true)
     for end, label in {"sigma": "standard error", "lo90": "90 % interval from", "hi90": "90 % interval to"}.items():
         if f"{target}_{end}" in table: yield numbers(prefix + end, label + ("" if alone else f", {quantity}"), "dex", 3, table[f"{target}_{end}"])
 
-# %% ../nbs/13_report.ipynb #14066a21
-COVARIATES = {"lgm_tot_p50": ("mass", "log M*", 2), "sfr_tot_p50": ("sfr", "log SFR", 2), "z": ("z", "redshift", 4), "petroMag_r": ("r", "r magnitude", 2)}
+# %% ../nbs/13_report.ipynb #55d826c8
+COVARIATES = {"lgm_tot_p50": ("mass", "stellar mass", 2), "sfr_tot_p50": ("sfr", "star formation rate", 2), "z": ("z", "redshift", 4), "petroMag_r": ("r", "r magnitude", 2)}
 
 def galaxy_fields(
     table: pd.DataFrame,  # predictions
@@ -385,7 +401,7 @@ def table_rows(
     rest = np.setdiff1d(np.arange(n), wanted)
     return np.sort(np.concatenate([wanted, rest[np.linspace(0, len(rest) - 1, most - len(wanted)).astype(int)]]))
 
-# %% ../nbs/13_report.ipynb #39bb0513
+# %% ../nbs/13_report.ipynb #ed27c178
 def without_network(
     run: Run,
     survey,  # the Run's Survey, or None where it is not there
@@ -397,7 +413,7 @@ def without_network(
     known = (mass > 0) & held_out(run, table["split"])[0]
     if known.sum() >= MIN_GALAXIES and column_of(target) != MASS:
         says = np.full(len(table), np.nan)
-        says[known] = smooth(mass[known], table[column_of(target)].to_numpy("float64")[known])
+        says[known] = smooth(mass[known], observed(table, target)[known])
         return says, "the mean of galaxies of that stellar mass"
     if survey is None: return None
     split = run.card["split"]
@@ -405,7 +421,7 @@ def without_network(
     else: found = baseline_predictions(survey, table["split"] == "train", target, split["seed"], names=("ridge",))
     return found["ridge"].to_numpy("float64"), "ridge regression on the picture's colours and sizes"
 
-# %% ../nbs/13_report.ipynb #c16319cc
+# %% ../nbs/13_report.ipynb #673805c0
 def surprise(
     run: Run,
     survey,  # the Run's Survey, or None
@@ -415,11 +431,11 @@ def surprise(
     "How surprising each prediction is"
     pred = table[f"{target}_pred"].to_numpy("float64")
     if f"{target}_sigma" in table:
-        return np.abs(pred - table[column_of(target)].to_numpy("float64")) / table[f"{target}_sigma"].to_numpy("float64"), "farthest from the observation in units of their own standard error"
+        return np.abs(pred - observed(table, target)) / table[f"{target}_sigma"].to_numpy("float64"), "farthest from the observation in units of their own standard error"
     known = without_network(run, survey, table, target)
     return known and (np.abs(pred - known[0]), f"farthest from {known[1]}")
 
-# %% ../nbs/13_report.ipynb #a909ee3d
+# %% ../nbs/13_report.ipynb #712f5964
 TILES = 12  # galaxies in a gallery
 
 def choose_galleries(
@@ -430,7 +446,7 @@ def choose_galleries(
     seed=0,  # of the random one
 ) -> list:  # of name, explanation, indices
     "Which galaxies each gallery shows"
-    off = np.abs(scored[f"{target}_pred"] - scored[column_of(target)]).to_numpy()
+    off = np.abs(scored[f"{target}_pred"].to_numpy() - observed(scored, target))
     order, rng = np.argsort(off, kind="stable"), np.random.default_rng(seed)
     found = [("Worst", "the largest errors", order[::-1][:tiles])]
     if surprising:
@@ -472,7 +488,7 @@ GALLERIES = """
 {% endfor %}
 """
 
-# %% ../nbs/13_report.ipynb #302c1934
+# %% ../nbs/13_report.ipynb #ad648027
 def galleries_html(
     run: Run,
     scored: pd.DataFrame,  # predictions of the galaxies that are scored
@@ -482,10 +498,11 @@ def galleries_html(
 ) -> Markup:
     "The galleries, for the first target"
     target, row_of = run.targets[0], {int(r): i for i, r in enumerate(rows)}
+    true = observed(scored, target)
     def tile(i):
         galaxy = scored.iloc[i]
         return {"row": row_of[int(i)], "id": galaxy["objID"], "uri": survey and cutout_uri(survey.image_path(galaxy["objID"])),
-                "observed": float(galaxy[column_of(target)]), "predicted": float(galaxy[f"{target}_pred"])}
+                "observed": float(true[i]), "predicted": float(galaxy[f"{target}_pred"])}
     galleries = [{"name": name, "why": why, "tiles": [tile(i) for i in indices]} for name, why, indices in chosen]
     return render(GALLERIES, galleries=galleries, quantity=QUANTITIES.get(target, target), with_pictures=survey is not None, survey=run.card["survey"]["name"],
                   run=run.path.name, surprising=any(name == "Most surprising" for name, *_ in chosen))
@@ -517,7 +534,7 @@ ERROR_BARS = """
 {{ pictures }}
 """
 
-# %% ../nbs/13_report.ipynb #2d4d7b3f
+# %% ../nbs/13_report.ipynb #e8732b89
 def error_bars(
     scored: pd.DataFrame,  # predictions of the galaxies that are scored
     target,
@@ -526,7 +543,7 @@ def error_bars(
     "Coverage of the 90 % interval and the PIT histogram of a target, None where there are no error bars"
     there = {c: scored[f"{target}_{c}"].to_numpy("float64") for c in ("sigma", "lo90", "hi90") if f"{target}_{c}" in scored}
     if not there: return None
-    true, found = scored[column_of(target)].to_numpy("float64"), {"quantity": QUANTITIES.get(target, target), "coverage": None, "pit": None}
+    true, found = observed(scored, target), {"quantity": QUANTITIES.get(target, target), "coverage": None, "pit": None}
     if {"lo90", "hi90"} <= set(there):
         inside = int(((there["lo90"] <= true) & (true <= there["hi90"])).sum())
         exact = binomtest(inside, len(true)).proportion_ci(0.95)
@@ -576,7 +593,7 @@ def relation_html(
         rows += [(f"{title}, {m.upper()}", *(with_interval(b and b[m]) for b in both)) for m in ("rmse", "nmad")]
     return render(RELATION, found=found, answer=answer_sentence(found["fixed_mass"]), rows=rows, pictures=pictures)
 
-# %% ../nbs/13_report.ipynb #01caa043
+# %% ../nbs/13_report.ipynb #633b6846
 OPTIONS = {"arch": "--arch", "epochs": "--epochs", "lr": "--lr", "bs": "--bs", "size": "--size", "opt": "--opt", "precision": "--precision", "split_by": "--split-by",
            "folds": "--folds", "seed": "--seed"}  # arguments in a Run's card, and what the command calls them
 
@@ -586,6 +603,8 @@ def train_command(
 ) -> str:
     "The command that trains such a Run"
     given, words = card["arguments"], ["galaxy-cnn", "train", card["survey"]["name"], "--out", out]
+    by_default = ("arch", "size", "opt", "init") if card.get("gp") else ()  # the recipe for few labels is what `train` does when these are left to it
+    given = {key: v for key, v in given.items() if key not in by_default}
     for key, option in OPTIONS.items():
         if given.get(key) is not None: words += [option, f"{given[key]:g}" if isinstance(given[key], float) else str(given[key])]
     for target in card["targets"]: words += ["--target", target]
@@ -630,7 +649,7 @@ def provenance_html(
              **{f"SHA-256 of {n['file']}": n["sha256"] for n in card["networks"]}, "trained until": card.get("finished", "–")}
     return render(PROVENANCE, commands=commands(run, metrics, survey), facts=facts, versions=card["versions"], card=json.dumps(card, indent=1, ensure_ascii=False))
 
-# %% ../nbs/13_report.ipynb #fbb652f0
+# %% ../nbs/13_report.ipynb #f6deda68
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf8; --card: #ffffff; --ink: #1b1d22; --soft: #5d6470; --line: #dcdad5; --predicted: #b3202b; --accent: #2257a0; --mock: #9a4d00; --floor: #e4e1da; }
 @media (prefers-color-scheme: dark) {
@@ -689,7 +708,8 @@ circle { fill: var(--ink); }
 .noise circle { fill: var(--soft); }
 .pit rect { fill: var(--predicted); opacity: .65; }
 .pit line { stroke: var(--ink); stroke-dasharray: 4 4; }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 370px), 1fr)); gap: 18px; align-items: start; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 370px), 1fr)); grid-auto-flow: dense; gap: 18px; align-items: start; }
+@media (min-width: 830px) { figure.wide { grid-column: span 2; } }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
 figure img { display: block; width: 100%; height: 300px; object-fit: contain; background: #fff; padding: 8px; }
 figcaption { padding: 10px 14px; font-size: .92rem; }
@@ -706,6 +726,7 @@ button { font: inherit; color: inherit; background: none; border: 0; padding: 0;
 .tools button:disabled { opacity: .4; cursor: default; }
 #table th, #table td { white-space: nowrap; text-align: right; padding: 5px 14px 5px 0; }
 #table th:first-child, #table td:first-child { text-align: left; }
+#table th { white-space: normal; vertical-align: bottom; min-width: 5.2em; }
 #table thead button { color: var(--soft); text-align: inherit; }
 #table thead small { display: block; }
 #table [aria-sort] button { color: var(--ink); font-weight: 700; }
@@ -754,7 +775,8 @@ footer { margin: 3em 0 2em; color: var(--soft); font-size: .9rem; }
   h2, h3 { break-after: avoid; }
   pre { max-height: none; }
   .scroll { overflow: visible; }
-  #table { font-size: .7rem; }
+  #table { font-size: .62rem; }
+  #table th, #table td { white-space: normal; min-width: 0; padding: 2px 8px 2px 0; }
 }
 """
 
