@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galaxy_cnn.evaluate import (METRICS, bootstrap, density_figure, distribution_figure, evaluate, format_table, gallery_figure, interval, median_bias,
-                                 nmad, paired_difference, predict_array, predict_files, resamples, rmse, scores, with_interval)
+                                 nmad, paired_difference, predict_files, resamples, rmse, scores, with_interval)
 from galaxy_cnn.survey import InputError, read_survey, write_survey
-from galaxy_cnn.train import read_run, train
+from galaxy_cnn.train import predict_array, read_run, train
 
 # Wu & Boada 2019, their network's predictions for 20,366 test galaxies at several cutout sizes: RMSE, NMAD, median residual [dex]
 PUBLISHED = {128: (0.0850, 0.0650, -0.0104), 64: (0.0880, 0.0678, -0.0111), 32: (0.0930, 0.0709, 0.0005), 16: (0.1044, 0.0800, -0.0198)}

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from galaxy_cnn import train as chapter
+from galaxy_cnn.data import read_images
 from galaxy_cnn.survey import MISSING, Incomplete, InputError, Survey, read_json, read_survey, write_json, write_survey
-from galaxy_cnn.train import ScaledRMSE, create_model, read_run, train
+from galaxy_cnn.train import ScaledRMSE, create_model, head_of, predict_array, pretrain, read_run, train, warm_start
 
 SMALL = dict(arch="xresnet_tiny", epochs=5, bs=16, precision="fp32", device="cpu", quiet=True)
 
@@ -240,7 +241,7 @@ def set_card(path, **values): write_json(path / "model.json", read_json(path / "
 
 def swap_weights(path, **values):
     file = path / "models/0.safetensors"
-    save_file(create_model(**values).state_dict(), file)
+    save_file(create_model(sigma=True, **values).state_dict(), file)
 
 
 FAULTS = {
@@ -290,10 +291,64 @@ def test_nothing_pickled_is_written(run):
     assert all(json.loads(p.read_text()) for p in run.path.rglob("*.json"))
 
 
+# A few hundred galaxies
+
+def test_a_few_galaxies_start_from_the_pretrained_network(mock_survey, tmp_path, capsys):
+    run = train(mock_survey, tmp_path / "run", epochs=1, device="cpu")
+    assert "5 networks start from the one pretrained on a mock sky" in capsys.readouterr().out
+    assert run.folds == 5 and all(0 <= w <= 1 for w in run.gp["share"]["metallicity"])
+    true, images = mock_survey.target("metallicity"), read_images(mock_survey.image_files)
+    fold, held = run.split.str[-1].to_numpy(), run.split.str.startswith("fold").to_numpy()
+    pred = np.full(len(true), np.nan)
+    for k in range(5): pred[fold == str(k)] = predict_array(run, images[fold == str(k)], k)[:, 0]
+    assert np.sqrt(np.mean((pred - true)[held] ** 2)) == pytest.approx(run.card["headline"]["valid_rmse_metallicity"], abs=2e-4)
+    assert run.card["headline"]["valid_rmse_metallicity"] < 0.75 * true[held].std()
+    for name, message in (("gp.safetensors", "gp.safetensors is missing or damaged"), ("models/frozen.safetensors", "frozen.safetensors is missing or damaged")):
+        data = (run.path / name).read_bytes()
+        (run.path / name).write_bytes(data[:-1])
+        with pytest.raises(InputError, match=message): read_run(run.path)
+        (run.path / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("options, folds", [(dict(init=None), None), (dict(arch="xresnet_tiny"), None), (dict(size=96), None), (dict(init="pretrained", folds=2), 2)])
+def test_what_is_told_otherwise(few, tmp_path, options, folds):
+    run = train(few, tmp_path / "run", epochs=1, split_by="random", precision="fp32", device="cpu", quiet=True, **options)
+    assert run.folds == folds and run.card["gp"] is None and (run.card["init"] is not None) == ("pretrained" in options.values())
+
+
+def test_starts_that_cannot_be(few, tmp_path):
+    options = dict(epochs=1, split_by="random", device="cpu", quiet=True)
+    with pytest.raises(InputError, match="has seen crops of 112 px"): train(few, tmp_path / "run", init="pretrained", size=96, **options)
+    with pytest.raises(InputError, match="weighed on held-out folds"): train(few, tmp_path / "run", init="pretrained", gp=True, **options)
+    with pytest.raises(InputError, match="only that can start from it"): train(few, tmp_path / "run", init="pretrained", arch="xresnet9", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_killed_run_of_few_galaxies_ends_with(few, tmp_path, monkeypatch):
+    options = dict(epochs=2, precision="fp32", device="cpu", split_by="random", quiet=True)
+    whole = train(few, tmp_path / "whole", **options)
+    with monkeypatch.context() as m:
+        m.setattr(chapter, "save_arrays", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(Incomplete, match="--resume"): train(few, tmp_path / "stopped", **options)
+    resumed = train(few, tmp_path / "stopped", resume=True, **options)
+    assert largest_difference(whole.path, resumed.path) == 0 and resumed.card["gp"] == whole.card["gp"]
+
+
+def test_pretraining_reads_many_quantities_and_its_head_is_taken_over(mock_survey, tmp_path):
+    start = pretrain(tmp_path / "start", mock_survey, epochs=1, device="cpu", precision="fp32", quiet=True)
+    assert len(start.targets) == 12 and start.card["survey"]["path"] == mock_survey.name
+    model = create_model("xresnet_tiny", 2, sigma=True)
+    warm_start(model, start, 0, ("log_sfr", "metallicity"))
+    ours, theirs = head_of(model).mean.weight, head_of(start.networks[0]).mean.weight
+    assert torch.equal(ours[1], theirs[start.targets.index("oh_true")]) and not ours[0].any()
+    bare = Survey(mock_survey.path, mock_survey.catalog[["objID", "oh_p50"]], mock_survey.info)
+    with pytest.raises(InputError, match="two are the least"): pretrain(tmp_path / "none", bare)
+
+
 # The real sky
 
 def test_real_galaxies_teach_the_small_network_something(real, tmp_path):
-    run = train(real / "sdss_sample", tmp_path / "run", epochs=20, quiet=True)
+    run = train(real / "sdss_sample", tmp_path / "run", init=None, epochs=20, quiet=True)
     assert run.card["arch"] == "xresnet_tiny" and run.card["split"]["by"] == "random"
     scatter = np.std(run.survey().target("metallicity")[run.split == "valid"])
     assert run.card["headline"]["valid_rmse_metallicity"] < 0.75 * scatter

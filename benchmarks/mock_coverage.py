@@ -1,0 +1,62 @@
+"""Do the error bars hold on galaxies that nothing was trained or calibrated on? A Run of `galaxy-cnn train` with no option, asked about another mock sky.
+
+    python benchmarks/mock_coverage.py [--n 12000] [--test 12000] [--work runs/mock_coverage] [--out results/mock_coverage.json]
+
+Coverage at 68, 90 and 95 %, overall and in bins of predicted Z, stellar mass, redshift and size (gated: three binomial standard deviations where a bin has 500 galaxies), and of true Z (shown only: a
+prediction that regresses to the mean cannot cover the extremes of the truth). Widths beside one sigma for all.
+"""
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from galaxy_cnn.evaluate import LABELS, answer_files, bootstrap, canvas, errors_of, head, interval, rmse, save_figures
+from galaxy_cnn.mock import make_mock
+from galaxy_cnn.survey import write_json
+from galaxy_cnn.train import read_run, train
+from galaxy_cnn.uncertainty import coverage, coverage_by, pit, plot_coverage_by, plot_pit, plot_reliability, sharpness, total_sigma
+
+SEEDS = 11, 12  # of the sky that is trained on, and of the other
+GATED = {"predicted Z": None, "stellar mass": "log_mass", "redshift": "z", "size (petroR90_r)": "petroR90_r"}
+
+
+def figure(true, values, tables, n):
+    "Reliability, PIT, and coverage in bins"
+    fig = canvas(11, 8)
+    axes = fig.subplots(3, 3).ravel()
+    plot_reliability(axes[0], values)
+    plot_pit(axes[1], values)
+    for ax, (name, table) in zip(axes[2:], tables.items()): plot_coverage_by(ax, table, name if name != "predicted Z" else f"predicted {LABELS['metallicity']}")
+    for ax in axes[2 + len(tables):]: ax.remove()
+    for ax in axes[:2 + len(tables)]: head(ax, "mock sky", f"n = {n:,}")
+    return fig
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=12_000)
+    parser.add_argument("--test", type=int, default=12_000)
+    parser.add_argument("--work", type=Path, default=Path("runs/mock_coverage"))
+    parser.add_argument("--out", type=Path, default=Path("results/mock_coverage.json"))
+    args = parser.parse_args()
+    skies = [make_mock(args.work / f"sky{seed}-{n}", n=n, seed=seed) for n, seed in zip((args.n, args.test), SEEDS)]
+    out = args.work / f"run-{args.n}"
+    run = read_run(out) if (out / "model.json").is_file() else train(skies[0], out)
+    errors, survey = errors_of(run), skies[1]
+    found, true, c = answer_files(run, survey.image_files), survey.target("metallicity"), errors.calibrations["metallicity"]
+    pred, sigma = found.mean[:, 0], total_sigma(found.data, found.model)[:, 0]
+    ends, values = c.intervals(pred, sigma), pit(c, true, pred, sigma)
+    tables = {name: coverage_by(pred if column is None else survey.target(column), true, ends) for name, column in GATED.items()}
+    passed = {name: {f"{100 * level:.0f}": f"{int(t[f'pass_{100 * level:.0f}'].sum())} of {len(t)}" for level in ends} for name, t in tables.items()}
+    tables["true Z (not gated)"] = coverage_by(true, true, ends)
+    write_json(args.out, {
+        "what": "coverage of the intervals of 12 + log(O/H) on a mock sky that the Run has not seen", "sky": "mock", "n": len(true), "calibrated_on": c.n, "rmse": interval(rmse, true, pred),
+        "sigma_spread": {"what": "16th, 50th and 84th percentile of the calibrated sigma [dex]", "values": np.quantile(c.apply(pred, sigma)["sigma"], [0.16, 0.5, 0.84])},
+        "components": {"data": float(np.sqrt(np.mean(found.data**2))), "model": float(np.sqrt(np.mean(found.model**2)))},
+        "overall": {f"{level:g}": {"coverage": coverage(true, *e), "mean_width": bootstrap(lambda w: w.mean(-1), e[1] - e[0]), **sharpness(true, pred, *e, level)} for level, e in ends.items()},
+        "bins_within_three_binomial_sigma": passed, "bins": {name: t.to_dict("records") for name, t in tables.items()}})
+    save_figures(args.out.parent, {args.out.stem: figure(true, values, tables, len(true))})
+    print({level: round(coverage(true, *e)["value"], 4) for level, e in ends.items()}, passed)
+
+
+if __name__ == "__main__": main()
