@@ -18,7 +18,7 @@ __all__ = ['ARCH', 'KEPT', 'STEPS', 'STEPS_FEW', 'SHOWN', 'SIZES', 'CORNER', 'SK
            'experiments', 'read_results', 'plot_rows', 'panels_of', 'rows_figure', 'resolution_figure', 'figures_of',
            'orderings', 'check_orderings', 'table_cell', 'reproduction_table', 'format_experiments']
 
-# %% ../nbs/10_experiments.ipynb #0b96b545
+# %% ../nbs/10_experiments.ipynb #685bdb0e
 import hashlib
 import json
 import math
@@ -44,14 +44,14 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import assign_folds, assign_split, hash01, read_images, sky_cell, sky_vectors, split_for_fold, split_kind, straddling_pairs
-from .evaluate import (LEVEL, OBSERVED, PREDICTED, bootstrap, canvas, forward, head, interval, label_noise, nmad, paired_difference, pearson, rmse,
+from .evaluate import (LEVEL, OBSERVED, PREDICTED, bootstrap, canvas, head, interval, label_noise, nmad, paired_difference, pearson, rmse,
                                  save_figures, sky_name, spearman, with_interval)
 from .features import BATCH, BASELINES, MAGNITUDES, baseline_predictions, forest_on_features, forest_on_magnitudes, measure_images
 from .mock import main_sequence
 from .mzr import MASS, TREMONTI04_RANGE, TREMONTI04_SCATTER, binned_percentiles, mannucci10_fmr, residuals, scatter, smooth, tremonti04
 from .survey import CUTOUT_SIZE, MISSING, TRUTH, Incomplete, InputError, Survey, atomic_path, column_of, read_json, read_survey, write_json
 from .train import (FASTAI_PREFIX, RECIPES, TINY_POOLED, TINY_VIEW, TINY_WIDTHS, EpochBar, EpochSeed, History, MemoryLoader, RandomView,
-                              choose_device, choose_precision, create_model, make_learner, random_turns, seed_all, settle_recipe)
+                              choose_device, choose_precision, create_model, forward, make_learner, random_turns, seed_all, settle_recipe, stream)
 
 # %% ../nbs/10_experiments.ipynb #9a5ee2c8
 ARCH = "xresnet_tiny"
@@ -113,7 +113,7 @@ def memory_loaders(
     dls.stats = stats
     return dls
 
-# %% ../nbs/10_experiments.ipynb #7c4ef06c
+# %% ../nbs/10_experiments.ipynb #5a15bab6
 def answers(
     model,  # a network
     images,  # uint8 [n, KEPT, KEPT, 3]
@@ -122,13 +122,9 @@ def answers(
     bs=256,
 ) -> np.ndarray:  # float64 [n, targets]
     "What a network says of pictures, averaged over the eight symmetries"
-    device = next(model.parameters()).device
-    mean, std = (torch.tensor(s, device=device).view(3, 1, 1) for s in stats)
-    out = [np.zeros((0, len(model.units.mean)))]
-    for i in range(0, len(images), bs):
-        pixels = torch.from_numpy(images[i:i + bs]).to(device).permute(0, 3, 1, 2).float() / 255
-        out.append(forward(model.eval(), (pixels - mean) / std, True, precision).cpu().double().numpy())
-    return np.concatenate(out)
+    out = np.zeros((len(images), len(model.units.mean)))
+    for part, x in stream(images, stats, next(model.parameters()).device, bs): out[part] = forward(model.eval(), x, True, precision).cpu().numpy()
+    return out
 
 # %% ../nbs/10_experiments.ipynb #889460da
 def fit(
@@ -841,7 +837,7 @@ def with_cast(
     added = np.rint(cast).astype(np.int16)
     return np.concatenate([np.clip(images[i:i + 500] + added[i:i + 500, None, None], 0, 255).astype(np.uint8) for i in range(0, len(images), 500)])
 
-# %% ../nbs/10_experiments.ipynb #7d63e6e1
+# %% ../nbs/10_experiments.ipynb #0b591320
 def folded(
     lab: Lab,
     name,  # for the predictions on disk
@@ -856,6 +852,7 @@ def folded(
     for k in range(LEAK_FOLDS):
         split = split_for_fold(catalog, k, LEAK_FOLDS, lab.seed, by)
         train, held = split == "train", folds == k
+        if not held.any(): raise InputError(f"Fold {k + 1} of {LEAK_FOLDS} by {by} holds none of the {len(z)} galaxies: the leak takes more of them, in more places.")
         def make():
             lab.trained += 1
             return fit(images, z, train, held, math.ceil(LEAK_STEPS * lab.steps), lab.seed, title=f"leak, {name}, {by} {k + 1}/{LEAK_FOLDS}", quiet=lab.quiet)
@@ -1022,7 +1019,7 @@ def plot_rows(
 # %% ../nbs/10_experiments.ipynb #71260d20
 DIFFERENCES_DRAWN = ("ensemble", "scatter", "leak")  # experiments whose outcome is a difference
 
-# %% ../nbs/10_experiments.ipynb #dabbbb72
+# %% ../nbs/10_experiments.ipynb #21959ba8
 def panels_of(
     result,  # of one experiment
 ) -> list:  # of (axis label, entries, label noise or None)
@@ -1034,10 +1031,10 @@ def panels_of(
         if chosen: panels.append((label, chosen, result.get("label_noise") if target == "metallicity" else None))
     numbers = [(v["what"], v, None) for v in result.get("numbers", {}).values() if v["value"] is not None]  # None: a correlation with a constant
     if numbers: panels.append(("scatter [dex]" if name == "scatter" else "correlation", numbers, None))
-    if name in DIFFERENCES_DRAWN: panels.append(("difference [dex]", [(k, d["rmse"], None) for k, d in result["differences"].items()], None))
+    if name in DIFFERENCES_DRAWN: panels.append(("difference [dex]", [(k.replace("_", " "), d["rmse"], None) for k, d in result["differences"].items()], None))
     return panels
 
-# %% ../nbs/10_experiments.ipynb #a73b0750
+# %% ../nbs/10_experiments.ipynb #d5659d20
 def rows_figure(
     result,  # of one experiment
 ) -> Figure:
@@ -1050,7 +1047,7 @@ def rows_figure(
         plot_rows(ax, entries, floor, 4 if label.startswith("difference") else 3)
         ax.set_xlabel(label)
         if label.split()[0] in ("correlation", "difference"): ax.axvline(0, color="0.4", lw=1, ls="--")
-    head(axes[0], sky, f"n = {result['scored']:,} held-out galaxies")
+    head(axes[0], sky, f"n = {panels[0][1][0][1]['n']:,} held-out galaxies")
     fig.suptitle(textwrap.fill(result["what"], 90), fontsize=10)
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
     if handles: fig.legend(handles.values(), handles, fontsize=8, loc="outside lower center", frameon=False, ncols=2)

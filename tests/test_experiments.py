@@ -10,12 +10,13 @@ import pytest
 
 import galaxy_cnn.experiments as ex
 from galaxy_cnn.data import read_images
-from galaxy_cnn.evaluate import bootstrap, forward
+from galaxy_cnn.evaluate import bootstrap
 from galaxy_cnn.experiments import (CORNER, EXPERIMENTS, LOOKS, PUBLISHED, SIZES, TABLE, Lab, at_resolution, check_orderings, deal, experiments, figures_of, fit,
                                     format_experiments, gather, make_lab, masked, mean_colours, networks, neighbour_correlation, orderings, radius_of, read_results,
                                     reproduction_table, resolution_figure, rows_figure, run_one, shuffled, sky_level, spreads, star_formation, stretched, training_noise, widened)
 from galaxy_cnn.mock import mass_metallicity
 from galaxy_cnn.survey import Incomplete, InputError, Survey, read_json, read_survey, write_survey
+from galaxy_cnn.train import forward
 
 STEPS = 4
 
@@ -32,6 +33,7 @@ def quick():
         patch.setattr(ex, "SIGNAL", ("grey", "r_band"))
         patch.setattr(ex, "MEMBERS", 2)
         patch.setattr(ex, "LEAK_FOLDS", 2)
+        patch.setattr(ex, "FIELD", 12)
         patch.setattr(ex, "forward", lambda model, x, tta, precision: forward(model, x, False, precision))  # one view instead of eight
         yield
 
