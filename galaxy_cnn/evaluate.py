@@ -13,7 +13,7 @@ __all__ = ['GAUSSIAN', 'OUTLIER_NMAD', 'METRICS', 'N_BOOT', 'LEVEL', 'CHUNK', 'O
            'error_columns', 'interval_scores', 'baselines', 'label_noise', 'score_target', 'prediction_table',
            'sky_name', 'save_figures', 'target_figures', 'evaluate', 'with_interval', 'format_table']
 
-# %% ../nbs/08_evaluate.ipynb #4ad03be3
+# %% ../nbs/08_evaluate.ipynb #ae9542bb
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from .data import BUFFER, SPLITS, read_image, read_images, sky_cell, sky_vectors
 from .features import baseline_predictions, cross_validated_baselines, measure
 from .survey import InputError, Survey, atomic_path, read_json, write_json
 from .train import CARD, Answer, Run, answer, read_run
-from .uncertainty import (KNOWN, LEVELS, Calibration, Detector, coverage, fit_calibration, look_files, pit, plot_pit, plot_reliability, sharpness,
+from .uncertainty import (KNOWN, LEVELS, Calibration, Detector, coverage, fit_calibration, look_files, pit, plot_pit, plot_reliability,
                                     split_sigma, total_sigma)
 
 # %% ../nbs/08_evaluate.ipynb #5ae467df
@@ -525,7 +525,7 @@ def error_columns(
         out |= {f"{t}_sigma": bars["sigma"], f"{t}_sigma_data": data, f"{t}_sigma_model": model, f"{t}_lo90": bars["lo90"], f"{t}_hi90": bars["hi90"]}
     return pd.DataFrame(out if flag is None else out | {"flag": flag})
 
-# %% ../nbs/08_evaluate.ipynb #7d1a3d19
+# %% ../nbs/08_evaluate.ipynb #9d1d7f8c
 def interval_scores(
     run: Run,
     true,  # [n] of the galaxies that are scored
@@ -542,7 +542,14 @@ def interval_scores(
         c = fit_calibration(true[~out], pred[~out], sigma[~out], seed) if run.folds else calibration
         for level in LEVELS: ends[level][:, out] = c.interval(pred[out], sigma[out], level)
         values[out] = pit(c, true[out], pred[out], sigma[out])
-    return {f"{level:g}": {"coverage": coverage(true, *e), **sharpness(true, pred, *e, level)} for level, e in ends.items()}, values
+    return {f"{level:g}": {"coverage": coverage(true, *e), **_widths(true - pred, *e, coverage(true, *e)["value"])} for level, e in ends.items()}, values
+
+def _widths(residual, lo, hi, inside):
+    "Mean width of intervals, of those of one sigma for all with the same coverage, and the ratio"
+    def mean(width, arm): return width.mean(-1)
+    def constant(width, arm): return 2 * np.quantile(arm, inside, axis=-1)
+    def ratio(width, arm): return mean(width, arm) / constant(width, arm)
+    return {f"{f.__name__}_width": bootstrap(f, hi - lo, np.abs(residual)) for f in (mean, constant, ratio)}
 
 # %% ../nbs/08_evaluate.ipynb #a4a1da21
 def baselines(
@@ -746,7 +753,7 @@ def _model_rows(arch, found):
     for key, name in (("label_noise", "label noise (floor)"), ("quoted_label_noise", "label error, as quoted")):
         if key in found: yield name, f"{found[key]['n']}", with_interval(found[key]), "", "", ""
 
-# %% ../nbs/08_evaluate.ipynb #e3701f2c
+# %% ../nbs/08_evaluate.ipynb #93d6ec00
 def format_table(
     metrics: dict,  # from `evaluate`
 ) -> str:
@@ -759,7 +766,7 @@ def format_table(
         lines += ["", *("  ".join(cell.ljust(w) for cell, w in zip(r, widths)).rstrip() for r in rows)]
         extra = found["cnn"]
         lines.append(f"CNN: R2 {with_interval(extra['r2'], 3)}, Spearman {with_interval(extra['spearman'], 3)}, outliers {with_interval(extra['outlier_fraction'], 3)}")
-        lines += [f"{level} intervals hold {with_interval(v['coverage'], 3)}, {v['width']:.3f} wide; with one sigma for all {v['constant_width']:.3f}" for level, v in found.get("intervals", {}).items()]
+        lines += [f"{level} intervals hold {with_interval(v['coverage'], 3)}, {with_interval(v['mean_width'], 3)} wide; one sigma for all would need {v['constant_width']['value']:.3f}" for level, v in found.get("intervals", {}).items()]
         lines += [f"no {NAMES.get(name, name)}: {why}" for name, why in found["not_possible"].items()]
     if "flagged" in metrics: lines.append(f"flagged as unlike the training galaxies: {metrics['flagged']['flagged']} of {metrics['flagged']['n']}")
     return "\n".join([*lines, *metrics["notes"]])
