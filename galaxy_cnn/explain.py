@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['MIN_GALAXIES', 'COMPONENTS', 'MEASURED', 'GRID', 'CUT', 'STEPS', 'TOLERANCE', 'IG_BATCH', 'IG_GALAXIES', 'SMOOTH',
-           'EACH', 'REACH', 'RAISES', 'LOWERS', 'RING', 'RADII', 'CURVES', 'WITHIN', 'KINDS', 'DRAWS', 'CHECKED',
-           'CHECK_STEPS', 'METHODS', 'CONTROLS', 'CLASSES', 'CLASSIFIER_STEPS', 'CLASSIFIER_EPOCHS', 'N_EXPLAINED',
-           'N_PLANE', 'unseen_network', 'Sample', 'read_sample', 'candidates', 'choose', 'normalise', 'penultimate',
-           'principal_components', 'quantities', 'correlations', 'plane_limits', 'grid_assignment', 'plot_thumbnails',
-           'feature_figure', 'correlation_figure', 'captum_attr', 'output_of', 'sky_baseline', 'integrated_gradients',
-           'seen_width', 'last_block', 'grad_cam', 'Maps', 'attribute', 'attribute_sample', 'completeness',
-           'colour_range', 'overlay', 'map_gallery', 'seen', 'smooth', 'radius_of', 'ring_means', 'half_radius',
-           'light_of', 'mean_band', 'radius_profile', 'radius_figure', 'stages', 'shuffle_weights', 'randomised',
-           'map_correlation', 'two_way', 'cascade', 'sanity', 'sanity_figure', 'thirds', 'auc', 'accuracy',
-           'training_split', 'train_classifier', 'contrast_of', 'Classifier', 'classify', 'classifier_gallery',
-           'Context', 'make_context', 'explain_features', 'explain_galleries', 'explain_radius', 'random_maps',
-           'explain_sanity', 'explain_classifier', 'explain', 'format_explain']
+           'EACH', 'BEND', 'REACH', 'RAISES', 'LOWERS', 'RING', 'RADII', 'CURVES', 'WITHIN', 'KINDS', 'DRAWS',
+           'CHECKED', 'CHECK_STEPS', 'METHODS', 'CONTROLS', 'CLASSES', 'CLASSIFIER_STEPS', 'CLASSIFIER_EPOCHS',
+           'N_EXPLAINED', 'N_PLANE', 'PARTS', 'unseen_network', 'Sample', 'read_sample', 'candidates', 'choose',
+           'normalise', 'penultimate', 'principal_components', 'quantities', 'correlations', 'plane_limits',
+           'grid_assignment', 'plot_thumbnails', 'feature_figure', 'correlation_figure', 'captum_attr', 'output_of',
+           'sky_baseline', 'integrated_gradients', 'seen_width', 'last_block', 'grad_cam', 'Maps', 'attribute',
+           'attribute_sample', 'completeness', 'colour_range', 'colour_ticks', 'overlay', 'map_gallery', 'seen',
+           'smooth', 'radius_of', 'ring_means', 'half_radius', 'light_of', 'mean_band', 'radius_profile',
+           'radius_figure', 'stages', 'shuffle_weights', 'randomised', 'map_correlation', 'two_way', 'cascade',
+           'sanity', 'sanity_figure', 'thirds', 'auc', 'accuracy', 'training_split', 'train_classifier', 'contrast_of',
+           'Classifier', 'classify', 'classifier_gallery', 'Context', 'make_context', 'explain_features',
+           'explain_galleries', 'explain_radius', 'random_maps', 'explain_sanity', 'explain_classifier', 'explanation',
+           'explain', 'format_explain', 'format_classifier']
 
-# %% ../nbs/11_explain.ipynb #d5e4664c
+# %% ../nbs/11_explain.ipynb #5abf0325
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.layers import ResBlock
-from matplotlib.colors import CenteredNorm
+from matplotlib.colors import AsinhNorm
 from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 from sklearn.decomposition import PCA
@@ -69,7 +70,7 @@ def read_sample(
     "Read the cutouts of some galaxies"
     return Sample(read_images(np.array(survey.image_files)[rows]), survey.target(target)[rows], unseen_network(split)[rows])
 
-# %% ../nbs/11_explain.ipynb #3fc90758
+# %% ../nbs/11_explain.ipynb #453f4749
 def candidates(
     run: Run,
     survey,  # from `run.survey()`
@@ -78,7 +79,8 @@ def candidates(
 ) -> np.ndarray:  # rows of the survey
     "Galaxies that score the Run and have a target; `InputError` where there are too few to explain anything"
     rows = np.flatnonzero(held_out(run, split)[0] & np.isfinite(survey.target(target)))
-    if len(rows) < MIN_GALAXIES: raise InputError(f"{run.path} has {len(rows)} held-out galaxies, {MIN_GALAXIES} are needed to explain it: train with --folds on a Survey this small.")
+    if len(rows) < MIN_GALAXIES:
+        raise InputError(f"{run.path} has {len(rows)} held-out galaxies, {MIN_GALAXIES} are needed to explain it: train with --folds on a Survey this small.")
     return rows
 
 MIN_GALAXIES = 12  # fewer than that fill no gallery
@@ -380,22 +382,32 @@ def completeness(
             "mean_gap": bootstrap(lambda g: g.mean(-1), gap), "answer_for_empty_sky": bootstrap(lambda a: a.mean(-1), maps.empty),
             "answer_minus_empty_sky": bootstrap(lambda a: a.mean(-1), maps.answer - maps.empty)}
 
-# %% ../nbs/11_explain.ipynb #735ff662
+# %% ../nbs/11_explain.ipynb #fb13a833
 SMOOTH = 1.5  # [px] sigma of the Gaussian, drawing only
 EACH = 3  # galaxies of low, of high and of random target in a gallery
-REACH = 99.8  # percentile of |map| at the end of the colour scale
+BEND, REACH = 95, 99.9  # percentiles of |map| over the non-zero pixels of a figure: the colour scale is linear to the first, ends at the second
 
-# %% ../nbs/11_explain.ipynb #3af7c233
+# %% ../nbs/11_explain.ipynb #3fff507f
 def colour_range(
     maps,  # [n, H, W]
-) -> CenteredNorm:
-    "One symmetric colour scale for several maps"
-    return CenteredNorm(0, halfrange=float(np.percentile(np.abs(maps), REACH)) or 1.0)
+) -> AsinhNorm:
+    "One symmetric colour scale for several maps: asinh, because a bright core has ten times the values of the disc around it"
+    sizes = np.abs(maps[maps != 0])
+    bend, end = np.percentile(sizes, [BEND, REACH]) if sizes.size else (1.0, 1.0)
+    return AsinhNorm(float(bend), vmin=-float(end), vmax=float(end))
+
+# %% ../nbs/11_explain.ipynb #3bb85ffe
+def colour_ticks(
+    norm,  # from `colour_range`
+) -> np.ndarray:
+    "Zero, and round values near the bend and the end of a colour scale, on either side"
+    up = [float(f"{v:.0e}") for v in (norm.linear_width, 0.9 * norm.vmax)]
+    return np.unique([-up[1], -up[0], 0, *up])
 
 # %% ../nbs/11_explain.ipynb #9726f62b
 RAISES, LOWERS = np.array([178, 24, 43]), np.array([33, 102, 172])  # ends of the diverging colormap
 
-# %% ../nbs/11_explain.ipynb #e0983c4c
+# %% ../nbs/11_explain.ipynb #1e324622
 def overlay(
     image,  # uint8 [H, W, 3]
     values,  # [H, W] map
@@ -403,10 +415,10 @@ def overlay(
 ) -> np.ndarray:  # uint8 [H, W, 3]
     "A map laid over the grey cutout, red or blue by its sign, the more opaque the larger it is"
     grey = np.sqrt(255 * image.mean(2, keepdims=True))  # the root brings out the faint parts
-    alpha = np.clip(np.abs(values) / norm.halfrange, 0, 1)[..., None]
+    alpha = np.clip(np.abs(2 * np.asarray(norm(values)) - 1), 0, 1)[..., None]
     return np.rint((1 - alpha) * grey + alpha * np.where(values[..., None] > 0, RAISES, LOWERS)).astype(np.uint8)
 
-# %% ../nbs/11_explain.ipynb #989aa4af
+# %% ../nbs/11_explain.ipynb #381b48f6
 def map_gallery(
     groups,  # name -> indices of galaxies
     images,  # uint8 [n, size, size, 3], as the network sees them
@@ -428,8 +440,10 @@ def map_gallery(
             column[0].set_title(titles[i][1], fontsize=8, loc="right", pad=2, color=PREDICTED)
         axes[0, 0].annotate(name, (0, 1), (0, 16), xycoords="axes fraction", textcoords="offset points", fontsize=10, fontweight="bold")
     for ax, kind in zip(blocks[0][:, 0], ("cutout", "map", "overlay")): ax.set_ylabel(kind, fontsize=9)
-    bar = fig.colorbar(drawn, ax=list(np.concatenate(blocks, 1).ravel()), label=label, aspect=35, pad=0.01, extend="both")
+    every = list(np.concatenate(blocks, 1).ravel())
+    bar = fig.colorbar(drawn, ax=every, label=label, aspect=35, pad=0.01, extend="both", ticks=colour_ticks(norm), format="%g")
     bar.ax.tick_params(labelsize=8)
+    bar.ax.minorticks_off()
     fig.suptitle(title, fontsize=9)
     return fig
 
@@ -503,7 +517,7 @@ def mean_band(
     "Mean of each column over the galaxies, with its interval"
     return [bootstrap(lambda v: v.mean(-1), column) for column in np.asarray(values).T]
 
-# %% ../nbs/11_explain.ipynb #a7c9d20b
+# %% ../nbs/11_explain.ipynb #e1348259
 def radius_profile(
     maps,  # name -> [n, size, size], not negative
     radius,  # from `radius_of`
@@ -513,15 +527,16 @@ def radius_profile(
     found = {"ring_edges_px": RADII, "ring_edges_r90": RADII / APERTURE, "r90_px": APERTURE}
     for name, m in maps.items():
         share = m[:, inside].sum(1) / m[:, field].sum(1)
-        found[name] = {"per_pixel": mean_band(ring_means(m, radius)), "half_radius_px": bootstrap(lambda v: np.median(v, -1), half_radius(m, radius)),
-                       "share_within_r90": bootstrap(lambda v: v.mean(-1), share)}
+        half = bootstrap(lambda v: np.median(v, -1), half_radius(m, radius))
+        found[name] = {"per_pixel": mean_band(ring_means(m, radius)), "half_radius_px": half, "share_within_r90": bootstrap(lambda v: v.mean(-1), share)}
         found[name]["half_radius_r90"] = {k: v if k == "n" else v / APERTURE for k, v in found[name]["half_radius_px"].items()}
     return found
 
-# %% ../nbs/11_explain.ipynb #3ea6f22d
-CURVES = {"attribution": ("|IG|, the network", PREDICTED, "-"), "random_network": ("|IG|, random weights", "#1b6ca8", "--"), "light": ("light above the sky", OBSERVED, ":")}
+# %% ../nbs/11_explain.ipynb #f972b9ca
+CURVES = {"attribution": ("|IG|, the network", PREDICTED, "-"), "random_network": ("|IG|, random weights", "#1b6ca8", "--"),
+          "light": ("light above the sky", OBSERVED, ":")}
 
-# %% ../nbs/11_explain.ipynb #19748e5f
+# %% ../nbs/11_explain.ipynb #0dca8fe4
 def radius_figure(
     profile,  # from `radius_profile`
     unit="dex",  # of the target
@@ -543,10 +558,9 @@ def radius_figure(
     left.set(yscale="log", ylabel="mean per pixel, over its mean within $R_{90}$")
     right.set(ylabel=f"share of the ring, {RING} px wide", ylim=(0, None))
     right.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-    _radius_axes((left, right), profile["r90_px"])
     right.legend(fontsize=8, frameon=False)
-    head(left, note=note)
-    head(right, sky)
+    _radius_axes((left, right), profile["r90_px"])
+    for ax, text in ((left, {"note": note}), (right, {"sky": sky})): head(ax, **text)
     return fig
 
 def _radius_axes(axes, r90):
@@ -570,14 +584,16 @@ def stages(
     names = ["head", *(f"block {blocks - i}" for i in range(blocks)), *(f"stem {stems - i}" if stems > 1 else "stem" for i in range(stems))]
     return dict(zip(names, parts))
 
-# %% ../nbs/11_explain.ipynb #31fe5d70
+# %% ../nbs/11_explain.ipynb #9fff7128
 def shuffle_weights(
     module,
     generator,  # torch.Generator
 ):
-    "Put the weights of each tensor in random order, in place"
+    "Put the weights of each tensor in random order, those of layers (not of batch norm) with random signs, in place"
     with torch.no_grad():
-        for p in module.parameters(): p.copy_(p.flatten()[torch.randperm(p.numel(), generator=generator)].view_as(p))
+        for p in module.parameters():
+            sign = torch.randint(2, p.shape, generator=generator) * 2 - 1 if p.ndim > 1 else 1
+            p.copy_(sign * p.flatten()[torch.randperm(p.numel(), generator=generator)].view_as(p))
 
 # %% ../nbs/11_explain.ipynb #839d27ee
 def randomised(
@@ -656,7 +672,7 @@ def cascade(
 # %% ../nbs/11_explain.ipynb #fb0686e0
 METHODS = {"ig": "integrated gradients", "cam": "Grad-CAM"}
 
-# %% ../nbs/11_explain.ipynb #c9033208
+# %% ../nbs/11_explain.ipynb #9d4554d0
 def sanity(
     trained: Maps,
     found,  # stage -> list of Maps, from `cascade`
@@ -671,11 +687,11 @@ def sanity(
         both = {name: [map_correlation(maps, getattr(m, method), inside) for m in draws] for name, draws in found.items()}
         rows = {name: {kind: two_way([d[kind] for d in draws]) for kind in KINDS} for name, draws in both.items()}
         controls = {"light": light} | ({"other_network": getattr(other, method)} if other else {})
-        rows |= {name: {kind: bootstrap(lambda v: v.mean(-1), v) for kind, v in map_correlation(maps, m, inside).items()} for name, m in controls.items()}
+        for name, m in controls.items(): rows[name] = {kind: bootstrap(lambda v: v.mean(-1), v) for kind, v in map_correlation(maps, m, inside).items()}
         result[method] = rows
     return result
 
-# %% ../nbs/11_explain.ipynb #d624e74e
+# %% ../nbs/11_explain.ipynb #0924a586
 def sanity_figure(
     images,  # uint8 [n, size, size, 3], as the network sees them
     trained: Maps,
@@ -709,7 +725,8 @@ def _sanity_panels(part, checked, names, sky, note):
         for method, color, shift in (("ig", PREDICTED, -0.06), ("cam", "#1b6ca8", 0.06)):
             rows = [checked[method][name][kind] for name in names]
             value = np.array([r["value"] for r in rows])
-            ax.errorbar(at + shift, value, np.abs([[r["lo"], r["hi"]] for r in rows] - value[:, None]).T, fmt="o-", ms=4, lw=1.4, capsize=2, color=color, label=METHODS[method])
+            error = np.abs([[r["lo"], r["hi"]] for r in rows] - value[:, None]).T
+            ax.errorbar(at + shift, value, error, fmt="o-", ms=4, lw=1.4, capsize=2, color=color, label=METHODS[method])
             for control, style in CONTROLS.items():
                 if control in checked[method]: ax.axhline(checked[method][control][kind]["value"], ls=style[0], lw=1.2, color=color)
         ax.axhline(0, color="0.4", lw=0.8)
@@ -803,7 +820,7 @@ class Classifier:
     rows: np.ndarray  # rows of the survey that it is scored on
     found: dict  # accuracy, auc and so on, with intervals
 
-# %% ../nbs/11_explain.ipynb #694b2a8f
+# %% ../nbs/11_explain.ipynb #dcc8aafe
 def classify(
     run: Run,
     survey,  # from `run.survey()`
@@ -819,7 +836,8 @@ def classify(
     model, stats, score = train_classifier(survey.select(np.isin(np.arange(len(survey)), chosen)), own[chosen], kind[chosen], target, run.size, seed)
     scored = own[chosen] == "valid"
     rows, high = chosen[scored], kind[chosen][scored].astype("float64")
-    if min(high.sum(), (1 - high).sum()) < 3: raise InputError(f"{run.path}: {int(high.sum())} high and {int((1 - high).sum())} low held-out galaxies are too few to score a classifier: use a larger Survey.")
+    if min(high.sum(), (1 - high).sum()) < 3:
+        raise InputError(f"{run.path}: {int(high.sum())} high and {int((1 - high).sum())} low held-out galaxies are too few to score a classifier.")
     x = normalise(read_images(np.array(survey.image_files)[rows], run.size), run.size, run.mean_std(0))
     with torch.no_grad(): own_score = torch.cat([run.networks[0].cpu()(b)[:, output] for b in x.split(128)]).numpy() - np.mean(limits)
     found = {"limits": limits, "n_train": int((~scored).sum()), "n_low": int((1 - high).sum()), "n_high": int(high.sum())}
@@ -881,7 +899,7 @@ def make_context(run, survey=None, target=None, seed=0, n=N_EXPLAINED, draws=DRA
     rows, which = candidates(run, survey, split, target), held_out(run, split)[1]
     return Context(run, survey, split, target, run.targets.index(target), rows, sky_name(survey), which, seed, n, draws)
 
-# %% ../nbs/11_explain.ipynb #0d1be400
+# %% ../nbs/11_explain.ipynb #62afea7d
 def explain_features(c: Context) -> tuple:  # numbers, figures, captions
     "Feature space of network 0"
     rows = choose(c.rows[unseen_network(c.split)[c.rows] == 0], N_PLANE, c.seed)
@@ -890,14 +908,16 @@ def explain_features(c: Context) -> tuple:  # numbers, figures, captions
     scores, shares = principal_components(features, sample.true)
     found, note = correlations(scores, quantities(part, c.target)), f"{c.which} galaxies of network 0, n = {len(sample):,}"
     first = found[c.target][0]
-    captions = {"feature_space": f"The {features.shape[1]} features in front of the last layer, by principal components ({c.sky}; {note}). Left: one cutout in each cell, the galaxy "
-                f"nearest to its middle; the {CUT} % at either end of an axis lie outside. Right: the same plane coloured by the observed value. The first two components hold {shares[:2].sum():.0%} of the variance.",
+    captions = {"feature_space": f"The {features.shape[1]} features in front of the last layer, by principal components ({c.sky}; {note}). Left: one cutout in "
+                f"each cell, the galaxy nearest to its middle; the {CUT} % at either end of an axis lie outside. Right: the same plane coloured by the "
+                f"observed value. The first two components hold {shares[:2].sum():.0%} of the variance.",
                 "components": f"Rank correlation of the components with what is known of the galaxies, 95 % intervals ({c.sky}; {note}). Component 1 with "
                 f"the target: {with_interval(first, 2)}. What is called 'image' is measured in the cutout without a network."}
-    figures = {"feature_space": feature_figure(sample.images, scores, shares, sample.true, c.target, c.sky, note), "components": correlation_figure(found, shares, c.sky, note)}
+    figures = {"feature_space": feature_figure(sample.images, scores, shares, sample.true, c.target, c.sky, note),
+               "components": correlation_figure(found, shares, c.sky, note)}
     return {"n": len(sample), "network": 0, "features": features.shape[1], "variance_shares": shares, "rank_correlation": found}, figures, captions
 
-# %% ../nbs/11_explain.ipynb #9847edc3
+# %% ../nbs/11_explain.ipynb #34f10581
 def explain_galleries(c: Context) -> tuple:  # numbers, figures, captions
     "Maps of galaxies of low, high and random target"
     chosen = gallery_rows(c.survey.target(c.target)[c.rows], EACH, c.seed)
@@ -905,15 +925,18 @@ def explain_galleries(c: Context) -> tuple:  # numbers, figures, captions
     maps, groups = attribute_sample(c.run, sample, c.output), {name: np.arange(len(g)) + len(g) * i for i, (name, g) in enumerate(chosen.items())}
     titles, images = [(f"{z:.2f}", f"{a:.2f}") for z, a in zip(sample.true, maps.answer)], seen(sample.images, c.run.size)
     above = f"above: {label_of(c.target)} observed, the network's answer (red)    {c.sky}"
-    figures = {"integrated_gradients": map_gallery(groups, images, smooth(maps.ig), titles, "dex per pixel", f"Integrated gradients from the sky to the galaxy; {above}"),
-               "gradcam": map_gallery(groups, images, maps.cam, titles, "mean gradient x activation [dex]", f"Grad-CAM of the last block; {above}")}
-    text = f"for galaxies of the lowest, the highest and of any target value ({c.sky}; {c.which} galaxies, drawn at random). Red raises the answer, blue lowers it; one colour scale"
-    captions = {"integrated_gradients": f"Integrated gradients {text}; smoothed by {SMOOTH} px for the eye. The baseline is the sky of each cutout, not black: the map shares out "
-                "the difference between the answers for the galaxy and for its empty sky.", "gradcam": f"Grad-CAM, signed, {text}. It is as coarse as the last block."}
+    drawn = {"integrated_gradients": (smooth(maps.ig), "dex per pixel", f"Integrated gradients from the sky to the galaxy; {above}"),
+             "gradcam": (maps.cam, "mean gradient x activation [dex]", f"Grad-CAM of the last block; {above}")}
+    figures = {name: map_gallery(groups, images, m, titles, *texts) for name, (m, *texts) in drawn.items()}
+    text = (f"for galaxies of the lowest, the highest and of any target value ({c.sky}; {c.which} galaxies, drawn at random). Red raises the answer, blue "
+            f"lowers it; one colour scale, linear to the {BEND}th percentile of |map|, logarithmic beyond, up to the {REACH}th")
+    captions = {"integrated_gradients": f"Integrated gradients {text}; smoothed by {SMOOTH} px for the eye. The baseline is the sky of each cutout, not black: "
+                "the map shares out the difference between the answers for the galaxy and for its empty sky.",
+                "gradcam": f"Grad-CAM, signed, {text}. It is as coarse as the last block."}
     ids = c.survey.catalog["objID"].to_numpy()[c.rows]
     return {name: [str(ids[i]) for i in g] for name, g in chosen.items()}, figures, captions
 
-# %% ../nbs/11_explain.ipynb #3000d04f
+# %% ../nbs/11_explain.ipynb #01686781
 def explain_radius(c: Context) -> tuple:  # numbers, figures, captions
     "Completeness of the maps, and their mean by radius"
     sample = read_sample(c.survey, c.split, c.target, choose(c.rows, c.n, c.seed))
@@ -921,8 +944,9 @@ def explain_radius(c: Context) -> tuple:  # numbers, figures, captions
     radius, blind = radius_of(c.run.size, sample.images.shape[1]), random_maps(c, sample)
     profile = radius_profile({"attribution": np.abs(maps.ig), "random_network": np.abs(blind), "light": light}, radius)
     note, half = f"{c.which} galaxies, n = {len(sample):,}", {k: with_interval(profile[k]["half_radius_px"], 1) for k in CURVES}
-    caption = (f"Mean |integrated gradients| by radius, beside the mean light above the sky as the network is given it, and the same for a network with random weights ({c.sky}; {note}; "
-               f"bands: 95 % intervals; {c.draws} random networks share the galaxies). Median radius that holds half: {half['attribution']} px for the network, {half['random_network']} for random weights, {half['light']} for the light.")
+    caption = (f"Mean |integrated gradients| by radius, beside the mean light above the sky as the network is given it, and the same for a network with "
+               f"random weights ({c.sky}; {note}; bands: 95 % intervals; {c.draws} random networks share the galaxies). Median radius that holds half: "
+               f"{half['attribution']} px for the network, {half['random_network']} for random weights, {half['light']} for the light.")
     return {"completeness": completeness(maps), "radius": profile}, {"radius": radius_figure(profile, sky=c.sky, note=note)}, {"radius": caption}
 
 def random_maps(c, sample):
@@ -935,35 +959,59 @@ def random_maps(c, sample):
         blind[draw::c.draws] = attribute_sample(run, sample.part(slice(draw, None, c.draws)), c.output, CHECK_STEPS).ig
     return blind
 
-# %% ../nbs/11_explain.ipynb #449c91b8
+# %% ../nbs/11_explain.ipynb #26f890bf
 def explain_sanity(c: Context) -> tuple:  # numbers, figures, captions
     "Which maps survive the loss of the weights"
     rows = choose(c.rows[unseen_network(c.split)[c.rows] == 0], min(CHECKED, c.n), c.seed)
     sample, run = read_sample(c.survey, c.split, c.target, rows), c.run
     trained, found = cascade(run.networks[0].cpu(), sample, run.size, run.mean_std(0), c.output, c.draws, c.seed)
     other = None
-    if len(run.networks) > 1: other = attribute(run.networks[1].cpu(), output_of(run.networks[1], c.output), sample.images, run.size, run.mean_std(1), CHECK_STEPS)
+    if len(run.networks) > 1:
+        second = run.networks[1].cpu()
+        other = attribute(second, output_of(second, c.output), sample.images, run.size, run.mean_std(1), CHECK_STEPS)
     inside = radius_of(run.size, sample.images.shape[1]) < WITHIN
-    checked, note = sanity(trained, found, light_of(sample.images, run.size), inside, other), f"{c.which} galaxies of network 0, n = {len(sample)}, {c.draws} random networks"
+    checked = sanity(trained, found, light_of(sample.images, run.size), inside, other)
+    note = f"{c.which} galaxies of network 0, n = {len(sample)}, {c.draws} random networks"
     last = list(found)[-1]
     signed, absolute = ("; ".join(f"{name} {with_interval(checked[m][last][kind], 2)}" for m, name in METHODS.items()) for kind in ("signed", "absolute"))
-    caption = (f"The sanity check of Adebayo et al. (2018) ({c.sky}; {note}). Above: maps of one galaxy as weights are put in random order, from the head down; each map has its own scale. Below: rank correlation "
-               f"with the trained network's map within {WITHIN} px, 95 % intervals over galaxies and random networks. All weights random, with signs: {signed}; without: {absolute}.")
+    caption = (f"The sanity check of Adebayo et al. (2018) ({c.sky}; {note}). Above: maps of one galaxy as weights are put in random order with random signs, "
+               f"from the head down; each map has its own scale. Below: rank correlation with the trained network's map within {WITHIN} px, 95 % intervals "
+               f"over galaxies and random networks. All weights random, with signs: {signed}; without: {absolute}.")
     figure = sanity_figure(seen(sample.images, run.size), trained, found, checked, c.sky, note)
     return {"n": len(sample), "draws": c.draws, "within_px": WITHIN, "rank_correlation": checked}, {"sanity": figure}, {"sanity": caption}
 
-# %% ../nbs/11_explain.ipynb #1e61dbad
+# %% ../nbs/11_explain.ipynb #4871936b
 def explain_classifier(c: Context) -> tuple:  # numbers, figures, captions
     "The low/high classifier; a reason instead where there are too few galaxies"
     try: classifier = classify(c.run, c.survey, c.split, c.target, c.output, c.seed)
     except InputError as e: return {"reason": str(e)}, {}, {}
     found = classifier.found
-    caption = (f"Grad-CAM of a network trained to tell the lowest from the highest third ({c.sky}; limits {found['limits'][0]:.2f} and {found['limits'][1]:.2f}; galaxies that it has not seen). Red speaks for high. "
-               f"AUC {with_interval(found['classifier']['auc'], 3)}, accuracy {with_interval(found['classifier']['accuracy'], 3)}, n = {found['n_low'] + found['n_high']:,}; the Run's own network, used as a classifier: "
+    caption = (f"Grad-CAM of a network trained to tell the lowest from the highest third ({c.sky}; limits {found['limits'][0]:.2f} and "
+               f"{found['limits'][1]:.2f}; galaxies that it has not seen). Red speaks for high. AUC {with_interval(found['classifier']['auc'], 3)}, accuracy "
+               f"{with_interval(found['classifier']['accuracy'], 3)}, n = {found['n_low'] + found['n_high']:,}; the Run's own network, used as a classifier: "
                f"AUC {with_interval(found['regression']['auc'], 3)}.")
     return found, {"classifier": classifier_gallery(c.run, c.survey, c.target, classifier, c.sky, c.seed)}, {"classifier": caption}
 
-# %% ../nbs/11_explain.ipynb #e69c3f26
+# %% ../nbs/11_explain.ipynb #535b30bd
+PARTS = {"feature_space": explain_features, "galleries": explain_galleries, "attribution": explain_radius, "sanity": explain_sanity,
+         "classifier": explain_classifier}
+
+# %% ../nbs/11_explain.ipynb #34c80157
+def explanation(
+    c: Context,  # from `make_context`
+) -> tuple:  # numbers, figures by name, captions by name
+    "Every part of an explanation, nothing written"
+    card = c.run.card
+    found = {"sky": "mock" if c.survey.is_mock else "real", "survey": c.survey.name, "fingerprint": card["survey"]["fingerprint"], "target": c.target,
+             "split": c.which, "seed": c.seed, "networks": [k["sha256"] for k in card["networks"]], "bootstrap": {"resamples": N_BOOT, "level": LEVEL}}
+    if card.get("gp"): found["note"] = "The Run's answer is a blend of its networks and Gaussian processes; what is explained here is the networks."
+    figures, captions = {}, {}
+    for name, part in tqdm(PARTS.items(), "explaining", delay=2, leave=False):
+        found[name], drawn, said = part(c)
+        figures, captions = figures | drawn, captions | said
+    return found, figures, captions
+
+# %% ../nbs/11_explain.ipynb #5a5fe47d
 def explain(
     run,  # a Run or its folder
     survey=None,  # the Run's Survey or its folder, where it has moved
@@ -977,20 +1025,14 @@ def explain(
     if n < MIN_GALAXIES: raise InputError(f"Maps of {n} galaxies say nothing on average: take {MIN_GALAXIES} or more.")
     captum_attr()
     c = make_context(run, survey, target, seed, n, draws)
-    out, figures, captions = Path(out or c.run.path / "explain"), {}, {}
-    found = {"sky": "mock" if c.survey.is_mock else "real", "survey": c.survey.name, "fingerprint": c.run.card["survey"]["fingerprint"], "target": c.target, "split": c.which, "seed": seed,
-             "networks": [k["sha256"] for k in c.run.card["networks"]], "bootstrap": {"resamples": N_BOOT, "level": LEVEL}}
-    if c.run.card.get("gp"): found["note"] = "The Run's answer is a blend of its networks and Gaussian processes; what is explained here is the networks."
-    parts = {"feature_space": explain_features, "galleries": explain_galleries, "attribution": explain_radius, "sanity": explain_sanity, "classifier": explain_classifier}
-    for name, part in tqdm(parts.items(), "explaining", delay=2, leave=False):
-        found[name], drawn, said = part(c)
-        figures, captions = figures | drawn, captions | {f"{k}.png": v for k, v in said.items()}
+    found, figures, captions = explanation(c)
+    out = Path(out or c.run.path / "explain")
     save_figures(out, figures)
-    write_json(out / "captions.json", captions)
+    write_json(out / "captions.json", {f"{name}.png": text for name, text in captions.items()})
     write_json(out / "explain.json", found)
     return found
 
-# %% ../nbs/11_explain.ipynb #181088dc
+# %% ../nbs/11_explain.ipynb #bfc1f2a9
 def format_explain(
     found,  # from `explain`
 ) -> str:
@@ -1000,10 +1042,19 @@ def format_explain(
     lines = [f"{found['sky']} sky ({found['survey']}), {found['split']} galaxies, {found['target']}; brackets: 95 % intervals",
              f"feature space, network 0, n = {space['n']:,}: shares of the variance " + ", ".join(f"{s:.1%}" for s in space["variance_shares"])]
     lines += [f"  rank correlation with {name}: " + ", ".join(with_interval(v, 2) for v in rows) for name, rows in space["rank_correlation"].items()]
-    lines.append(f"integrated gradients, n = {whole['mean_gap']['n']}: largest gap {whole['largest']:.4f} dex, {whole['within']:.0%} within {whole['tolerance']} dex")
-    lines += [f"  half of {text} within {with_interval(radius[name]['half_radius_px'], 1)} px, {with_interval(radius[name]['share_within_r90'], 2)} of it within R90" for name, (text, *_) in CURVES.items()]
+    lines.append(f"integrated gradients, n = {whole['mean_gap']['n']}: largest gap {whole['largest']:.4f} dex, "
+                 f"{whole['within']:.0%} within {whole['tolerance']} dex")
+    for name, (text, *_) in CURVES.items():
+        half, share = with_interval(radius[name]["half_radius_px"], 1), with_interval(radius[name]["share_within_r90"], 2)
+        lines.append(f"  half of {text} within {half} px, {share} of it within R90")
     for method, name in METHODS.items():
-        for stage, row in checked[method].items(): lines.append(f"{name}, trained against {stage.replace('_', ' ')}: " + ", ".join(f"{with_interval(row[k], 2)} {text}" for k, text in KINDS.items()))
+        for stage, row in checked[method].items():
+            lines.append(f"{name}, trained against {stage.replace('_', ' ')}: " + ", ".join(f"{with_interval(row[k], 2)} {text}" for k, text in KINDS.items()))
     if "note" in found: lines.insert(1, found["note"])
-    if "reason" in found["classifier"]: return "\n".join([*lines, f"no classifier: {found['classifier']['reason']}"])
-    return "\n".join(lines + [f"{name}: AUC {with_interval(found['classifier'][name]['auc'], 3)}, accuracy {with_interval(found['classifier'][name]['accuracy'], 3)}" for name in ("classifier", "regression")])
+    return "\n".join(lines + format_classifier(found["classifier"]))
+
+def format_classifier(found):
+    "Lines on the low/high classifier"
+    if "reason" in found: return [f"no classifier: {found['reason']}"]
+    text = {name: ", ".join(f"{kind} {with_interval(found[name][kind], 3)}" for kind in ("auc", "accuracy")) for name in ("classifier", "regression")}
+    return [f"{name}, low against high third: {v}" for name, v in text.items()]
