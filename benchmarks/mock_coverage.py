@@ -1,6 +1,6 @@
 """Do the error bars hold on galaxies that nothing was trained or calibrated on? A Run of `galaxy-cnn train` with no option, asked about another mock sky.
 
-    python benchmarks/mock_coverage.py [--n 12000] [--test 12000] [--work runs/mock_coverage] [--out results/mock_coverage.json]
+    python benchmarks/mock_coverage.py [--n 12000] [--test 6000] [--work runs/mock_coverage] [--out results/mock_coverage.json]
 
 Coverage at 68, 90 and 95 %, overall and in bins of predicted Z, stellar mass, redshift and size (gated: three binomial standard deviations where a bin has 500 galaxies), and of true Z (shown only: a
 prediction that regresses to the mean cannot cover the extremes of the truth). Widths beside one sigma for all.
@@ -22,8 +22,8 @@ GATED = {"predicted Z": None, "stellar mass": "log_mass", "redshift": "z", "size
 
 def figure(true, values, tables, n):
     "Reliability, PIT, and coverage in bins"
-    fig = canvas(11, 8)
-    axes = fig.subplots(3, 3).ravel()
+    fig = canvas(14, 6.4)
+    axes = fig.subplots(2, 4).ravel()
     plot_reliability(axes[0], values)
     plot_pit(axes[1], values)
     for ax, (name, table) in zip(axes[2:], tables.items()): plot_coverage_by(ax, table, name if name != "predicted Z" else f"predicted {LABELS['metallicity']}")
@@ -35,7 +35,7 @@ def figure(true, values, tables, n):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=12_000)
-    parser.add_argument("--test", type=int, default=12_000)
+    parser.add_argument("--test", type=int, default=6000)
     parser.add_argument("--work", type=Path, default=Path("runs/mock_coverage"))
     parser.add_argument("--out", type=Path, default=Path("results/mock_coverage.json"))
     args = parser.parse_args()

