@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['ENVIRONMENT', 'WORDS', 'QUANTITIES', 'SOURCE', 'N_LABELS', 'N_TESTED', 'PUBLISHED', 'HEADLINE', 'MODELS', 'CAPTIONS',
            'BELONGS', 'FIGURES', 'CHAPTERS', 'AS_IS', 'FIGURE_BYTES', 'LONG_TITLE', 'WIDE', 'PICTURES', 'COVARIATES',
-           'MAX_ROWS', 'TILES', 'CUTOUT_BYTES', 'CUTOUT_PX', 'GALLERIES', 'PIT_BINS', 'ERROR_BARS', 'RELATION',
-           'OPTIONS', 'PROVENANCE', 'STYLE', 'VIEW', 'TABLE', 'SCRIPT', 'ROWS', 'PAGE', 'fixed', 'ends', 'typeset',
-           'render', 'duration', 'galaxies', 'training_sentence', 'Published', 'best_baseline', 'verdict',
-           'headline_html', 'model_rows', 'models_html', 'Picture', 'caption_of', 'find_pictures', 'data_uri',
-           'figure_uri', 'pictures_html', 'Field', 'numbers', 'observed', 'target_fields', 'galaxy_fields',
-           'table_rows', 'without_network', 'surprise', 'choose_galleries', 'cutout_uri', 'galleries_html', 'pit',
-           'error_bars', 'error_bars_html', 'relation_html', 'train_command', 'commands', 'provenance_html', 'policy',
-           'rows_html', 'page_data', 'current_survey', 'picture_sections', 'sections_of', 'report']
+           'MAX_ROWS', 'TILES', 'CUTOUT_BYTES', 'CUTOUT_PX', 'GALLERIES', 'ERROR_BARS', 'RELATION', 'OPTIONS',
+           'PROVENANCE', 'STYLE', 'VIEW', 'TABLE', 'SCRIPT', 'ROWS', 'PAGE', 'fixed', 'with_unit', 'ends', 'typeset',
+           'render', 'unit_of', 'duration', 'galaxies', 'training_sentence', 'Published', 'best_baseline', 'verdict',
+           'parts_of', 'headline_html', 'model_rows', 'models_html', 'Picture', 'caption_of', 'find_pictures',
+           'data_uri', 'figure_uri', 'pictures_html', 'Field', 'numbers', 'observed', 'target_fields', 'galaxy_fields',
+           'table_rows', 'without_network', 'surprise', 'choose_galleries', 'cutout_uri', 'galleries_html',
+           'error_bars_html', 'relation_html', 'train_command', 'commands', 'provenance_html', 'policy', 'rows_html',
+           'page_data', 'current_survey', 'picture_sections', 'chapter_command', 'absent_html', 'sections_of', 'report']
 
-# %% ../nbs/13_report.ipynb #d38e8e3c
+# %% ../nbs/13_report.ipynb #d7f876af
 import base64
 import hashlib
 import json
@@ -31,16 +31,15 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
-from scipy.stats import binomtest, norm
 
 from .data import read_image
 from .evaluate import NAMES, held_out, with_interval
 from .features import baseline_predictions, cross_validated_baselines
 from .mzr import MASS, MIN_GALAXIES, answer_sentence, current_predictions, smooth
-from .survey import COLUMNS, MISSING, InputError, Survey, atomic_path, column_of, read_json
+from .survey import COLUMNS, MISSING, TARGETS, InputError, Survey, atomic_path, column_of, columns_in, read_json
 from .train import Run, read_run
 
-# %% ../nbs/13_report.ipynb #b28e1b6e
+# %% ../nbs/13_report.ipynb #e181c15f
 def fixed(
     value,  # a number, None or NaN
     digits=4,
@@ -50,13 +49,15 @@ def fixed(
     if value is None or not np.isfinite(value): return "–"
     return f"{value:{sign}.{digits}f}".replace("-", "−")
 
+def with_unit(text, unit): return f"{text} {unit}".rstrip()
+
 def ends(v, digits=4, sign=""): return f"{fixed(v['lo'], digits, sign)} to {fixed(v['hi'], digits, sign)}"
 
 def typeset(text): return re.sub(r"(?<!\w)-(?=\d)", "−", text)
 
-# %% ../nbs/13_report.ipynb #1960c35a
+# %% ../nbs/13_report.ipynb #2d62f827
 ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-ENVIRONMENT.filters |= {"fixed": fixed, "ends": ends, "typeset": typeset}
+ENVIRONMENT.filters |= {"fixed": fixed, "ends": ends, "typeset": typeset, "with_unit": with_unit}
 
 # %% ../nbs/13_report.ipynb #3a311ff3
 def render(
@@ -70,6 +71,16 @@ def render(
 WORDS = {"metallicity": "gas-phase metallicity", "log_mass": "stellar mass", "log_sfr": "star formation rate"}
 QUANTITIES = {"metallicity": "12 + log(O/H)", "log_mass": "log M*/M☉", "log_sfr": "log SFR / (M☉/yr)"}
 
+# %% ../nbs/13_report.ipynb #0885e7f4
+def unit_of(
+    target,  # name or catalog column
+) -> str:  # '' for a pure number
+    "Unit of a target's errors: dex where the target is a logarithm"
+    if target in TARGETS or target.startswith("log_"): return "dex"
+    units = {COLUMNS[c].unit if c in COLUMNS else "" for c in columns_in(column_of(target))}
+    unit = units.pop() if len(units) == 1 else ""
+    return "dex" if unit.startswith("log ") else unit
+
 # %% ../nbs/13_report.ipynb #8f096a19
 def duration(
     seconds,
@@ -78,7 +89,7 @@ def duration(
     if seconds < 120: return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
-# %% ../nbs/13_report.ipynb #4301ac63
+# %% ../nbs/13_report.ipynb #158229ca
 def galaxies(metrics): return "simulated galaxies (mock sky)" if metrics["sky"] == "mock" else "real galaxies"
 
 def training_sentence(
@@ -88,8 +99,9 @@ def training_sentence(
     "Who was trained on what, for how long, and on whom it is measured"
     card, counts = run.card, sorted({n["n_train"] for n in run.card["networks"]})
     many = len(card["networks"])
-    beside = ", with a Gaussian process beside each," if card.get("gp") else ""
-    who = f"{many} networks ({card['arch']}){beside} were each" if many > 1 else f"One network ({card['arch']}) was"
+    each, were = ("each ", "were") if many > 1 else ("", "was")
+    beside = f", {each}with a Gaussian process on what the pretrained network reads, {were}" if card.get("gp") else f" {were} {each}".rstrip()
+    who = f"{f'{many} networks' if many > 1 else 'One network'} ({card['arch']}){beside}"
     labels = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if counts[-1] > counts[0] else "")
     what = " and the ".join(WORDS.get(t, t) for t in run.targets)
     unseen = "each predicted by the network that has not seen it" if run.folds else "which the training has not seen"
@@ -122,57 +134,73 @@ def best_baseline(
     "The baseline with the smallest RMSE"
     return min(found["baselines"], key=lambda name: found["baselines"][name]["rmse"]["value"], default=None)
 
-# %% ../nbs/13_report.ipynb #43324ce2
+# %% ../nbs/13_report.ipynb #0d1d49e2
 def verdict(
     found,  # of one target, from `evaluate`
+    unit="dex",
 ) -> str:
-    "The network against the best baseline, in a sentence that the interval allows"
+    "The Run against the best baseline, in a sentence that the interval allows"
     name = best_baseline(found)
     if name is None: return "There is no baseline to compare with."
     d, rival = found["cnn_minus"][name]["rmse"], NAMES.get(name, name)
-    if d["hi"] < 0: says = f"The network is ahead of the best baseline ({rival})"
-    elif d["lo"] > 0: says = f"The network is behind the best baseline ({rival})"
-    else: says = f"The network cannot be told apart from the best baseline ({rival})"
-    return f"{says} on the same galaxies: its RMSE minus that baseline's is {fixed(d['value'], 4, '+')} dex ({ends(d, 4, '+')})."
+    if d["hi"] < 0: says = f"This Run is ahead of the best baseline ({rival})"
+    elif d["lo"] > 0: says = f"This Run is behind the best baseline ({rival})"
+    else: says = f"This Run cannot be told apart from the best baseline ({rival})"
+    return f"{says} on the same galaxies: its RMSE minus that baseline's is {with_unit(fixed(d['value'], 4, '+'), unit)} ({ends(d, 4, '+')})."
 
-# %% ../nbs/13_report.ipynb #d2a9c18d
+# %% ../nbs/13_report.ipynb #abb95c50
 HEADLINE = """
 {% for h in headlines %}
 <div class="cards">
-<div class="card main"><h3>{{ h.quantity }}, this Run</h3><p class="big">{{ h.rmse.value|fixed }} <small>dex RMSE</small></p>
-<p>95 % interval {{ h.rmse|ends }}, n = {{ "{:,}".format(h.rmse.n) }}; NMAD {{ h.nmad.value|fixed }} dex, median bias {{ h.bias.value|fixed(4, "+") }} dex</p></div>
+<div class="card main"><h3>{{ h.quantity }}, this Run</h3><p class="big">{{ h.rmse.value|fixed }} <small>{{ h.unit }} RMSE</small></p>
+<p>95 % interval {{ h.rmse|ends }}, n = {{ "{:,}".format(h.rmse.n) }}; NMAD {{ h.nmad.value|fixed|with_unit(h.unit) }}, median bias {{ h.bias.value|fixed(4, "+")|with_unit(h.unit) }}</p></div>
 {% if h.published %}
 <div class="card"><h3>published</h3><p class="big">{{ h.published.rmse|fixed }} <small>dex RMSE</small></p>
 <p>{{ source }}: {{ h.published.model }}; about {{ "{:,}".format(n_labels) }} labels, {{ "{:,}".format(n_tested) }} test galaxies of SDSS</p></div>
 {% endif %}
 {% if h.best %}
-<div class="card"><h3>best baseline</h3><p class="big">{{ h.best.rmse.value|fixed }} <small>dex RMSE</small></p>
+<div class="card"><h3>best baseline</h3><p class="big">{{ h.best.rmse.value|fixed }} <small>{{ h.unit }} RMSE</small></p>
 <p>{{ h.best_name }}; 95 % interval {{ h.best.rmse|ends }}</p></div>
 {% endif %}
 </div>
 <p>{{ h.verdict }}</p>
+{% if h.parts %}<p class="note">Held out in the training, the RMSE of the networks alone was {{ h.parts.network|fixed|with_unit(h.unit) }}, that of the Gaussian processes alone
+{{ h.parts.process|fixed|with_unit(h.unit) }}, and that of their mean, in which the networks weigh {{ h.parts.weights }}, {{ h.parts.both|fixed|with_unit(h.unit) }}.</p>{% endif %}
 {% endfor %}
 {% if mock %}<p class="note">The sky of this Run is simulated: its numbers say how the method works, and cannot be compared with those of real galaxies.</p>{% endif %}
 """
 
-# %% ../nbs/13_report.ipynb #a5904567
+# %% ../nbs/13_report.ipynb #1c4ec0ae
+def parts_of(
+    card,  # of a Run
+    target,
+):  # None where there is no Gaussian process
+    "What the networks and the Gaussian processes reached alone, and the weight of the networks"
+    if not card.get("gp"): return None
+    lowest, highest = (f"{100 * f(card['gp']['share'][target]):.0f}" for f in (min, max))
+    errors = {name: card["gp"][key][f"valid_rmse_{target}"] for name, key in {"network": "network_alone", "process": "process_alone", "both": "headline"}.items()}
+    return {**errors, "weights": f"{lowest} %" if lowest == highest else f"{lowest} to {highest} %"}
+
+# %% ../nbs/13_report.ipynb #2d1c0497
 def headline_html(
+    run: Run,
     metrics,  # of `evaluate`
 ) -> Markup:
     "RMSE with its interval, the published value, the best baseline"
     headlines = []
     for target, found in metrics["targets"].items():
         best, cnn = best_baseline(found), found["cnn"]
-        headlines.append({"quantity": QUANTITIES.get(target, target), "rmse": cnn["rmse"], "nmad": cnn["nmad"], "bias": cnn["median_bias"], "verdict": verdict(found),
+        headlines.append({"quantity": QUANTITIES.get(target, target), "rmse": cnn["rmse"], "nmad": cnn["nmad"], "bias": cnn["median_bias"],
+                          "unit": unit_of(target), "verdict": verdict(found, unit_of(target)), "parts": parts_of(run.card, target),
                           "published": PUBLISHED.get(target, {}).get("cnn"), "best": found["baselines"].get(best), "best_name": NAMES.get(best, best)})
     return render(HEADLINE, headlines=headlines, source=SOURCE, n_labels=N_LABELS, n_tested=N_TESTED, mock=metrics["sky"] == "mock")
 
-# %% ../nbs/13_report.ipynb #349cf42e
+# %% ../nbs/13_report.ipynb #66252cc1
 MODELS = """
-<h3>{{ quantity }}: RMSE of each model [dex]</h3>
+<h3>{{ quantity }}: RMSE of each model{% if unit %} [{{ unit }}]{% endif %}</h3>
 <table class="models"><thead><tr><th scope="col">model</th><th scope="col" class="plot"><svg aria-hidden="true">
 {% for t in ticks %}<text x="{{ t.x }}%" y="62%">{{ t.text }}</text>{% endfor %}</svg></th>
-<th scope="col">RMSE (95 % interval)</th><th scope="col">network minus it</th><th scope="col">published</th></tr></thead><tbody>
+<th scope="col">RMSE (95 % interval)</th><th scope="col">this Run minus it</th><th scope="col">published</th></tr></thead><tbody>
 {% for r in rows %}
 <tr class="{{ r.kind }}"><th scope="row">{{ r.name }}</th><td class="plot"><svg aria-hidden="true">
 {% for t in ticks %}<line class="grid" x1="{{ t.x }}%" x2="{{ t.x }}%" y1="0" y2="100%"/>{% endfor %}
@@ -180,36 +208,37 @@ MODELS = """
 {% if r.published %}<line class="published" x1="{{ r.published_x }}%" x2="{{ r.published_x }}%" y1="0" y2="100%"/>{% endif %}
 <line class="bar" x1="{{ r.lo }}%" x2="{{ r.hi }}%" y1="50%" y2="50%"/><circle cx="{{ r.x }}%" cy="50%" r="5"/></svg></td>
 <td data-head="RMSE">{{ r.v.value|fixed }} <small>({{ r.v|ends }})</small></td>
-<td data-head="network minus it">{%- if r.minus %}{{ r.minus.value|fixed(4, "+") }} <small>({{ r.minus|ends(4, "+") }})</small>{% endif -%}</td>
+<td data-head="this Run minus it">{%- if r.minus %}{{ r.minus.value|fixed(4, "+") }} <small>({{ r.minus|ends(4, "+") }})</small>{% endif -%}</td>
 <td data-head="published">{%- if r.published %}{{ r.published.rmse|fixed }} <small>{{ r.published.model }}</small>{% endif -%}</td></tr>
 {% endfor %}
 </tbody></table>
-<p class="note">Bars: 95 % bootstrap intervals over {{ unit }}; differences are of the same galaxies.{% if floor %} Band: noise of the labels.{% endif %}
+<p class="note">Bars: 95 % bootstrap intervals over {{ resampled }}; differences are of the same galaxies.{% if floor %} Band: noise of the labels.{% endif %}
 {% if published %} Dashed: {{ source }}.{% endif %}</p>
 {% for name, why in missing.items() %}<p class="note">No {{ name }}: {{ why }}.</p>{% endfor %}
 """
 
-# %% ../nbs/13_report.ipynb #d273ee78
+# %% ../nbs/13_report.ipynb #aa4d24ad
 def model_rows(
     found,  # of one target, from `evaluate`
     target,
-    arch,  # of the network
+    own,  # name of the Run's own model
     scale,  # function from dex to percent of the panel's width
 ):
     "Yield what the table says of the network, the baselines and the noise of the labels"
     for key, v in {"cnn": found["cnn"], **found["baselines"], **{k: {"rmse": found[k]} for k in ("label_noise", "quoted_label_noise") if k in found}}.items():
         published = PUBLISHED.get(target, {}).get(key)
-        name = {"cnn": f"CNN ({arch})", "label_noise": "noise of the labels (mock)", "quoted_label_noise": "error of the labels, as quoted"}.get(key, NAMES.get(key, key))
+        name = {"cnn": own, "label_noise": "noise of the labels (mock)", "quoted_label_noise": "error of the labels, as quoted"}.get(key, NAMES.get(key, key))
         yield {"name": name, "kind": "network" if key == "cnn" else "noise" if "noise" in key else "baseline", "v": v["rmse"], "published": published,
                "published_x": published and scale(published.rmse), "minus": found["cnn_minus"].get(key, {}).get("rmse"),
                **{end: scale(v["rmse"][k]) for end, k in (("x", "value"), ("lo", "lo"), ("hi", "hi"))}}
 
-# %% ../nbs/13_report.ipynb #90e7a38c
+# %% ../nbs/13_report.ipynb #6594bc89
 def models_html(
+    run: Run,
     metrics,  # of `evaluate`
 ) -> Markup:
     "Figure and table of all models, for each target"
-    parts = []
+    parts, own = [], f"CNN{' and Gaussian process' if run.card.get('gp') else ''} ({metrics['arch']})"
     for target, found in metrics["targets"].items():
         values = [v["rmse"]["hi"] for v in (found["cnn"], *found["baselines"].values())] + [p.rmse for p in PUBLISHED.get(target, {}).values()]
         top = 1.06 * max(values)
@@ -217,8 +246,8 @@ def models_html(
         ticks = [{"x": scale(t), "text": f"{t:g}"} for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, top) if 0 <= t < 0.97 * top]
         noise = found.get("label_noise")
         floor = noise and {"lo": scale(noise["lo"]), "width": round(scale(noise["hi"]) - scale(noise["lo"]), 2)}
-        parts.append(render(MODELS, quantity=QUANTITIES.get(target, target), ticks=ticks, rows=list(model_rows(found, target, metrics["arch"], scale)), floor=floor,
-                            unit=f"{metrics['bootstrap']['unit'].replace('galaxy', 'galaxie')}s", published=target in PUBLISHED, source=SOURCE,
+        parts.append(render(MODELS, quantity=QUANTITIES.get(target, target), ticks=ticks, rows=list(model_rows(found, target, own, scale)), floor=floor,
+                            unit=unit_of(target), resampled=f"{metrics['bootstrap']['unit'].replace('galaxy', 'galaxie')}s", published=target in PUBLISHED, source=SOURCE,
                             missing={NAMES.get(k, k): why for k, why in found["not_possible"].items()}))
     return Markup("").join(parts)
 
@@ -356,20 +385,20 @@ def observed(
     "Observed values of a target"
     return Survey(Path(), table).target(target)
 
-# %% ../nbs/13_report.ipynb #485e0a61
+# %% ../nbs/13_report.ipynb #c3b6406f
 def target_fields(
     table: pd.DataFrame,  # predictions
     target,
     alone=True,  # the only target: keys without its name
 ):
     "Yield the fields of one target"
-    quantity, prefix = QUANTITIES.get(target, target), "" if alone else f"{target}_"
+    quantity, prefix, unit = QUANTITIES.get(target, target), "" if alone else f"{target}_", unit_of(target)
     true, pred = observed(table, target), table[f"{target}_pred"].to_numpy("float64")
-    yield numbers(f"{prefix}observed", f"observed {quantity}", "dex", 3, true)
-    yield numbers(f"{prefix}predicted", f"predicted {quantity}", "dex", 3, pred)
-    yield numbers(f"{prefix}residual", "predicted − observed" + ("" if alone else f" {quantity}"), "dex", 3, pred - true)
+    yield numbers(f"{prefix}observed", f"observed {quantity}", unit, 3, true)
+    yield numbers(f"{prefix}predicted", f"predicted {quantity}", unit, 3, pred)
+    yield numbers(f"{prefix}residual", "predicted − observed" + ("" if alone else f" {quantity}"), unit, 3, pred - true)
     for end, label in {"sigma": "standard error", "lo90": "90 % interval from", "hi90": "90 % interval to"}.items():
-        if f"{target}_{end}" in table: yield numbers(prefix + end, label + ("" if alone else f", {quantity}"), "dex", 3, table[f"{target}_{end}"])
+        if f"{target}_{end}" in table: yield numbers(prefix + end, label + ("" if alone else f", {quantity}"), unit, 3, table[f"{target}_{end}"])
 
 # %% ../nbs/13_report.ipynb #55d826c8
 COVARIATES = {"lgm_tot_p50": ("mass", "stellar mass", 2), "sfr_tot_p50": ("sfr", "star formation rate", 2), "z": ("z", "redshift", 4), "petroMag_r": ("r", "r magnitude", 2)}
@@ -507,63 +536,33 @@ def galleries_html(
     return render(GALLERIES, galleries=galleries, quantity=QUANTITIES.get(target, target), with_pictures=survey is not None, survey=run.card["survey"]["name"],
                   run=run.path.name, surprising=any(name == "Most surprising" for name, *_ in chosen))
 
-# %% ../nbs/13_report.ipynb #2bb795d2
-PIT_BINS = 10
-
-def pit(
-    true,  # [n], NaN-free
-    pred,  # [n]
-    sigma,  # [n], dex
-) -> np.ndarray:  # [PIT_BINS]
-    "Share of observations in each tenth of their predicted Gaussian"
-    return np.histogram(norm.cdf((true - pred) / sigma), PIT_BINS, (0, 1))[0] / len(true)
-
-# %% ../nbs/13_report.ipynb #74697768
+# %% ../nbs/13_report.ipynb #002d26c2
 ERROR_BARS = """
 {% for u in targets %}
-<div class="cards">
-{% if u.coverage %}<div class="card"><h3>{{ u.quantity }}: in the 90 % interval</h3><p class="big">{{ (100 * u.coverage.value)|fixed(1) }} <small>%</small></p>
-<p>95 % interval {{ (100 * u.coverage.lo)|fixed(1) }} to {{ (100 * u.coverage.hi)|fixed(1) }} %, n = {{ "{:,}".format(u.coverage.n) }}; median width {{ u.width|fixed(3) }} dex</p></div>{% endif %}
-{% if u.pit %}<div class="card"><h3>{{ u.quantity }}: PIT</h3><svg class="pit" width="100%" height="90" role="img" aria-label="Histogram of the place of the observation in its predicted distribution">
-{% for h in u.pit %}<rect x="{{ 10 * loop.index0 + 0.5 }}%" width="9%" y="{{ (90 - h)|round(1) }}" height="{{ h|round(1) }}"/>{% endfor %}
-<line x1="0" x2="100%" y1="{{ 90 - u.flat }}" y2="{{ 90 - u.flat }}"/></svg><p>place of the observation in its predicted Gaussian, 0 to 1; line: honest error bars</p></div>{% endif %}
-</div>
+<h3>{{ u.quantity }}: intervals and what they hold</h3>
+<div class="scroll"><table class="coverage"><thead><tr><th scope="col">interval</th><th scope="col">holds [%]</th><th scope="col">mean width{{ u.unit }}</th>
+<th scope="col">one width for all{{ u.unit }}</th><th scope="col">ratio of the widths</th></tr></thead><tbody>
+{% for level, v in u.levels.items() %}<tr><th scope="row">{{ (100 * level|float)|round|int }} %</th><td>{{ (100 * v.coverage.value)|fixed(1) }} <small>({{ (100 * v.coverage.lo)|fixed(1) }} to {{ (100 * v.coverage.hi)|fixed(1) }})</small></td>
+{% for name in ("mean_width", "constant_width", "ratio_width") %}<td>{{ v[name].value|fixed(3) }} <small>({{ v[name]|ends(3) }})</small></td>{% endfor %}</tr>{% endfor %}
+</tbody></table></div>
+<p class="note">n = {{ "{:,}".format(u.n) }}; brackets: 95 % intervals. One width for all: that of equal bars which hold as many; a ratio below 1 says that bars of different lengths are shorter on average.</p>
 {% endfor %}
-{% if flagged is not none %}<p>{{ "{:,}".format(flagged) }} of {{ "{:,}".format(n) }} galaxies are flagged as unlike those of the training.</p>{% endif %}
-{% if not targets %}<p class="note">The predictions of this Run carry no error bars: <code>galaxy-cnn evaluate {{ run }}</code> writes them where the training left a calibration.</p>{% endif %}
+{% if flagged %}<p>{{ "{:,}".format(flagged.flagged) }} of {{ "{:,}".format(flagged.n) }} galaxies {{ "is" if flagged.flagged == 1 else "are" }} flagged as unlike those of the training{% if flagged.flagged %}<span class="screen">; <code>flag=yes</code> in the search box of the table finds {{ "it" if flagged.flagged == 1 else "them" }}</span>{% endif %}.</p>{% endif %}
+{% if not targets %}<p class="note">The predictions of this Run carry no error bars: <code>galaxy-cnn evaluate {{ run }}</code> makes them where enough galaxies were held out.</p>{% endif %}
+{% for text in notes %}<p class="note">{{ text }}</p>{% endfor %}
 {{ pictures }}
 """
 
-# %% ../nbs/13_report.ipynb #e8732b89
-def error_bars(
-    scored: pd.DataFrame,  # predictions of the galaxies that are scored
-    target,
-    drawn=False,  # figures of the error bars are there: no histogram
-):
-    "Coverage of the 90 % interval and the PIT histogram of a target, None where there are no error bars"
-    there = {c: scored[f"{target}_{c}"].to_numpy("float64") for c in ("sigma", "lo90", "hi90") if f"{target}_{c}" in scored}
-    if not there: return None
-    true, found = observed(scored, target), {"quantity": QUANTITIES.get(target, target), "coverage": None, "pit": None}
-    if {"lo90", "hi90"} <= set(there):
-        inside = int(((there["lo90"] <= true) & (true <= there["hi90"])).sum())
-        exact = binomtest(inside, len(true)).proportion_ci(0.95)
-        found |= {"coverage": {"value": inside / len(true), "lo": exact.low, "hi": exact.high, "n": len(true)}, "width": float(np.median(there["hi90"] - there["lo90"]))}
-    if "sigma" in there and not drawn:
-        shares = pit(true, scored[f"{target}_pred"].to_numpy("float64"), there["sigma"])
-        unit = 80 / max(shares.max(), 2 / PIT_BINS)  # [px] of a share of 1
-        found |= {"pit": (unit * shares).tolist(), "flat": round(unit / PIT_BINS, 1)}
-    return found
-
-# %% ../nbs/13_report.ipynb #f8835344
+# %% ../nbs/13_report.ipynb #0e7df710
 def error_bars_html(
     run: Run,
-    scored: pd.DataFrame,  # predictions of the galaxies that are scored
+    metrics,  # of `evaluate`
     pictures="",  # figures that belong here
 ) -> Markup:
     "How far the error bars can be trusted"
-    found = [u for u in (error_bars(scored, t, bool(pictures)) for t in run.targets) if u]
-    flagged = int(scored["flag"].fillna(False).astype(bool).sum()) if "flag" in scored else None
-    return render(ERROR_BARS, targets=found, flagged=flagged, n=len(scored), run=run.path.name, pictures=pictures)
+    targets = [{"quantity": QUANTITIES.get(t, t), "unit": f" [{unit_of(t)}]" if unit_of(t) else "", "levels": found["intervals"], "n": next(iter(found["intervals"].values()))["coverage"]["n"]}
+               for t, found in metrics["targets"].items() if found.get("intervals")]
+    return render(ERROR_BARS, targets=targets, flagged=metrics.get("flagged"), notes=metrics.get("notes", ()), run=run.path.name, pictures=pictures)
 
 # %% ../nbs/13_report.ipynb #cd77d1ab
 RELATION = """
@@ -649,7 +648,7 @@ def provenance_html(
              **{f"SHA-256 of {n['file']}": n["sha256"] for n in card["networks"]}, "trained until": card.get("finished", "–")}
     return render(PROVENANCE, commands=commands(run, metrics, survey), facts=facts, versions=card["versions"], card=json.dumps(card, indent=1, ensure_ascii=False))
 
-# %% ../nbs/13_report.ipynb #f6deda68
+# %% ../nbs/13_report.ipynb #d8ce977a
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf8; --card: #ffffff; --ink: #1b1d22; --soft: #5d6470; --line: #dcdad5; --predicted: #b3202b; --accent: #2257a0; --mock: #9a4d00; --floor: #e4e1da; }
 @media (prefers-color-scheme: dark) {
@@ -695,6 +694,7 @@ thead th { color: var(--soft); font-size: .86rem; }
 .models .plot { width: 40%; min-width: 200px; position: relative; }
 .models svg { position: absolute; inset: 0; width: calc(100% - 20px); height: 100%; overflow: visible; }
 .models small { display: block; white-space: nowrap; }
+@media (min-width: 560px) { .coverage small { display: block; white-space: nowrap; } .coverage th, .coverage td { padding-right: 26px; } }
 .models text { fill: var(--soft); font-size: 12px; text-anchor: middle; }
 .grid { stroke: var(--line); }
 .floor { fill: var(--floor); }
@@ -706,8 +706,6 @@ circle { fill: var(--ink); }
 .network th { font-weight: 700; }
 .noise .bar { stroke: var(--soft); }
 .noise circle { fill: var(--soft); }
-.pit rect { fill: var(--predicted); opacity: .65; }
-.pit line { stroke: var(--ink); stroke-dasharray: 4 4; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 370px), 1fr)); grid-auto-flow: dense; gap: 18px; align-items: start; }
 @media (min-width: 830px) { figure.wide { grid-column: span 2; } }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
@@ -775,7 +773,9 @@ footer { margin: 3em 0 2em; color: var(--soft); font-size: .9rem; }
   h2, h3 { break-after: avoid; }
   pre { max-height: none; }
   .scroll { overflow: visible; }
+  .screen { display: none; }
   #table { font-size: .62rem; }
+  #table thead th, #table thead small { font-size: .6rem; line-height: 1.3; }
   #table th, #table td { white-space: normal; min-width: 0; padding: 2px 8px 2px 0; }
 }
 """
@@ -952,10 +952,10 @@ def policy(
     style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
     return f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
 
-# %% ../nbs/13_report.ipynb #be81af6f
+# %% ../nbs/13_report.ipynb #07b85e90
 ROWS = """
 {% if n < total %}<p class="note">The table holds {{ "{:,}".format(n) }} of {{ "{:,}".format(total) }} galaxies, those of the galleries and others evenly through the list; all are in predictions.parquet of the Run.</p>{% endif %}
-<p class="note">Headings sort. The search box takes part of an objID, or conditions such as <code>{{ example }}</code>; columns:
+<p class="note screen">Headings sort. The search box takes part of an objID, or conditions such as <code>{{ example }}</code>; columns:
 {% for f in fields %}<code>{{ f.key }}</code>{{ ", " if not loop.last else "." }}{% endfor %}</p>
 <div class="tools"><input id="search" type="search" placeholder="{{ example }}" aria-label="Search the table"><span id="count" role="status"></span>
 <button type="button" id="back">back</button><span id="page"></span><button type="button" id="next">next</button></div>
@@ -1032,7 +1032,21 @@ def picture_sections(
     if FIGURES not in found: found[FIGURES] = render('<p class="note">There are no PNG figures: <code>galaxy-cnn evaluate {{ run }}</code> draws them.</p>', run=run.path.name)
     return found
 
-# %% ../nbs/13_report.ipynb #6f1b01fd
+# %% ../nbs/13_report.ipynb #96ca0323
+def chapter_command(
+    run: Run,
+    folder,  # of `CHAPTERS`
+) -> str:
+    "The command that fills a folder of figures"
+    name = run.path.name
+    words = {"experiments": ["experiments", run.card["survey"]["name"], "--out", f"{name}/experiments"], "explain": ["explain", name]}
+    return shlex.join(["galaxy-cnn", *words[folder]])
+
+def absent_html(run, folder):
+    "The sentence for a chapter without figures"
+    return render('<p class="note">This Run has no figures of this chapter yet: <code>{{ command }}</code> draws them.</p>', command=chapter_command(run, folder))
+
+# %% ../nbs/13_report.ipynb #7f07ea00
 def sections_of(
     run: Run,
     metrics,  # of `evaluate`
@@ -1043,12 +1057,13 @@ def sections_of(
 ):
     "Yield id, title and body of each section"
     pictures = picture_sections(run)
-    yield "result", "Result", headline_html(metrics) + models_html(metrics)
+    yield "result", "Result", headline_html(run, metrics) + models_html(run, metrics)
     yield "figures", "Figures", pictures.pop(FIGURES)
     yield "galaxies-seen", "Galaxies", galleries_html(run, scored, chosen, rows, survey)
-    yield "errors", "Error bars", error_bars_html(run, scored, pictures.pop("errors", ""))
+    yield "errors", "Error bars", error_bars_html(run, metrics, pictures.pop("errors", ""))
     yield "mzr", "Mass-metallicity relation", relation_html(run, metrics.get("mzr"), pictures.pop("mzr", ""))
-    for folder, body in pictures.items(): yield f"folder-{folder}", CHAPTERS.get(folder, folder.replace("_", " ").capitalize()), body
+    for folder in dict.fromkeys((*CHAPTERS, *pictures)):
+        yield f"folder-{folder}", CHAPTERS.get(folder, folder.replace("_", " ").capitalize()), pictures.get(folder) or absent_html(run, folder)
     yield "predictions", "Predictions", rows_html(galaxy_fields(scored.iloc[rows], run.targets), len(scored))
     yield "provenance", "Provenance", provenance_html(run, metrics, survey)
 

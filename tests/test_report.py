@@ -3,6 +3,8 @@ import json
 import os
 import re
 import shutil
+import signal
+from contextlib import contextmanager
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,7 +18,10 @@ from galaxy_cnn.survey import InputError, read_json, write_json
 from galaxy_cnn.train import read_run, train
 
 CHROMIUM = os.environ.get("GALAXY_CNN_BROWSER") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--disable-dev-shm-usage"]
+START, STEP, WALK = 60, 30, 120  # longest time of the browser's start, of a single step in it, and of one test with it [s]
+PAPER = 718  # width of A4 between margins of 1 cm [px]
 EVIL = """</script><script>boom()</script><img src=x onerror="boom()">'&"""
 
 
@@ -63,6 +68,18 @@ def with_error_bars(table):
 def without_error_bars(table): return table.drop(columns=[c for c in table if re.search("_(sigma|lo90|hi90)", c) or c == "flag"])
 
 
+def change_metrics(run, change):
+    metrics = read_json(run.path / "metrics.json")
+    change(metrics)
+    write_json(run.path / "metrics.json", metrics)
+
+
+def drop_intervals(metrics):
+    "As metrics look where too few galaxies were held out"
+    del metrics["targets"]["metallicity"]["intervals"], metrics["flagged"]
+    metrics["notes"] = ["No error bars for metallicity: too few."]
+
+
 def test_the_page_asks_for_nothing(run):
     page = Page(report(run).read_text())
     for tag, attrs in page.elements:
@@ -105,9 +122,12 @@ def test_a_run_that_was_never_evaluated_is_evaluated_and_each_target_has_its_col
 def test_what_is_missing_is_named_with_the_command_that_makes_it(run):
     run.card["survey"]["path"] = "/nowhere"
     change_table(run, without_error_bars)
+    change_metrics(run, drop_intervals)
     for figure in (run.path / "figures").glob("*.png"): figure.unlink()
     text = report(run).read_text()
     assert "report run --survey SURVEY" in text and "galaxy-cnn evaluate run" in text and "carry no error bars" in text and not Page(text).all("img")
+    assert "No error bars for metallicity: too few." in text and "flagged" not in text and not {"sigma", "lo90", "hi90", "flag"} & set(Page(text).galaxies)
+    assert "galaxy-cnn explain run" in text and "galaxy-cnn experiments mock --out run/experiments" in text
     with pytest.raises(InputError, match="captions.json"):
         (run.path / "figures" / "a.png").write_bytes(b"")
         write_json(run.path / "figures" / "captions.json", [1])
@@ -122,13 +142,39 @@ def test_another_survey_is_refused(run, mock_survey, tmp_path):
 
 
 def test_error_bars_and_flags_reach_the_page(run):
-    change_table(run, with_error_bars)
-    text = report(run).read_text()
-    page, table = Page(text), with_error_bars(pd.read_parquet(run.path / "predictions.parquet"))
-    assert set(page.galaxies) >= {"sigma", "lo90", "hi90", "flag"}
-    held = table[table["split"] != "buffer"]
-    assert f"{held['flag'].sum()} of {len(held)} galaxies are flagged" in text
+    text, metrics = report(run).read_text(), read_json(run.path / "metrics.json")
+    assert set(Page(text).galaxies) >= {"sigma", "lo90", "hi90", "flag"}
+    for v in metrics["targets"]["metallicity"]["intervals"].values():
+        assert f"<td>{100 * v['coverage']['value']:.1f} <small>({100 * v['coverage']['lo']:.1f} to {100 * v['coverage']['hi']:.1f})" in text
+        assert f"<td>{v['mean_width']['value']:.3f} " in text and f"<td>{v['ratio_width']['value']:.3f} " in text
+    assert f"{metrics['flagged']['flagged']} of {metrics['flagged']['n']} galaxies" in text and 'alt="Calibration"' in text
     assert "farthest from the observation in units of their own standard error" in text and "carry no error bars" not in text
+
+
+def test_coverage_is_what_evaluate_found(run):
+    change_metrics(run, lambda m: m["targets"]["metallicity"]["intervals"]["0.9"]["coverage"].update(value=0.4321) or m["flagged"].update(flagged=1))
+    text = report(run).read_text()
+    n = read_json(run.path / "metrics.json")["flagged"]["n"]
+    assert "<td>43.2 <small>(" in text and f"1 of {n} galaxies is flagged" in text
+
+
+def test_the_unit_of_error_bars_is_that_of_the_target(run):
+    run.card["targets"] = ["petroMag_r"]
+    change_table(run, lambda t: t.rename(columns=lambda c: c.replace("metallicity_", "petroMag_r_")).assign(petroMag_r_pred=t["petroMag_r"] + 0.1))
+    def renamed(metrics): metrics["targets"]["petroMag_r"] = metrics["targets"].pop("metallicity")
+    change_metrics(run, renamed)
+    page = Page(text := report(run).read_text())
+    assert {f["unit"] for f in json.loads(page.scripts[0])["fields"] if f["key"] in ("observed", "predicted", "residual", "sigma", "lo90", "hi90")} == {"mag"}
+    assert "mean width [mag]" in text and "mag RMSE" in text and "dex RMSE" not in text
+
+
+def test_a_gaussian_process_is_in_the_lead_sentence(run):
+    assert "Gaussian process on what" not in report(run).read_text()
+    errors = {k: {"valid_rmse_metallicity": v} for k, v in {"network_alone": 0.3, "process_alone": 0.2, "headline": 0.1}.items()}
+    run.card["gp"] = {"file": "gp.safetensors", "share": {"metallicity": [0.1, 0.2]}, **errors}
+    text = report(run).read_text()
+    assert "2 networks (xresnet_tiny), each with a Gaussian process on what the pretrained network reads, were trained" in text
+    assert "the networks weigh 10 to 20 %" in text and "CNN and Gaussian process (xresnet_tiny)" in text
 
 
 def grown(table, n): return pd.concat([table] * (n // len(table) + 1), ignore_index=True).iloc[:n].assign(objID=lambda t: t["objID"].to_numpy() + np.arange(n) * 2**20, split="fold0")
@@ -173,14 +219,44 @@ def test_the_page_of_real_galaxies_says_real(real, tmp_path):
 
 # In a browser ------------------------------------------------------------------------------------------------------------------------
 
+@contextmanager
+def deadline(seconds, what):
+    "Fail where something takes longer: playwright's own start and stop, `evaluate` and `close` have no timeout"
+    def late(*_): raise TimeoutError(f"{what} took more than {seconds} s")
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try: yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def start_browser(playwright, executable, seconds=START):
+    "A browser; the test fails where it does not start in time"
+    try:
+        with deadline(seconds + STEP, "The start of the browser"):
+            return playwright.chromium.launch(executable_path=executable, args=FLAGS, timeout=1000 * seconds)
+    except Exception as error: pytest.fail(f"{executable} did not start within {seconds} s: {str(error)[:2000]}", pytrace=False)
+
+
 @pytest.fixture(scope="module")
-def browser():
+def playwright():
+    "What drives the browser, or the reason why there is none"
     if not CHROMIUM: pytest.skip("no chromium here: `apt-get install chromium`, or name one in GALAXY_CNN_BROWSER")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'").sync_playwright()
+    try:
+        with deadline(START, "The start of playwright's driver"): started = driver.start()
+    except TimeoutError as error: pytest.fail(str(error), pytrace=False)
+    yield started
+    with deadline(STEP, "The end of playwright's driver"): started.stop()
+
+
+@pytest.fixture(scope="module")
+def browser(playwright):
+    "One browser for all tests"
+    browser = start_browser(playwright, CHROMIUM)
+    yield browser
+    with deadline(STEP, "The end of the browser"): browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -196,13 +272,15 @@ def hostile_page(finished, tmp_path_factory):
 def tab(browser, hostile_page, request):
     "The page in a window; whatever it asks for or complains about fails the test"
     width, scheme = request.param
-    tab, heard = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme), []
+    with deadline(STEP, "A new page"): tab, heard = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme), []
+    tab.set_default_timeout(1000 * STEP)
     tab.on("console", lambda m: heard.append(m.text))
     tab.on("pageerror", lambda e: heard.append(str(e)))
     tab.on("request", lambda r: heard.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
-    tab.goto(hostile_page.as_uri())
-    yield tab
-    tab.close()
+    with deadline(WALK, "A test in the browser"):
+        tab.goto(hostile_page.as_uri())
+        yield tab
+    with deadline(STEP, "The end of a page"): tab.close()
     assert not heard
 
 
@@ -213,6 +291,18 @@ def column(tab, key):
     "Numbers of a column of the page of the table that is shown"
     place = tab.evaluate("key => [...document.querySelectorAll('#headings th')].findIndex(h => h.dataset.key === key)", key)
     return [float(t.replace("−", "-")) for t in tab.locator(f"#rows td:nth-child({place + 1})").all_inner_texts()]
+
+
+def test_a_browser_that_does_not_start_fails_the_test(playwright, tmp_path):
+    (stuck := tmp_path / "stuck").write_text("#!/bin/sh\nexec sleep 30\n")
+    stuck.chmod(0o755)
+    with pytest.raises(pytest.fail.Exception, match="stuck did not start within 1 s"): start_browser(playwright, stuck, 1)
+
+
+def test_a_step_that_does_not_end_fails_the_test(browser):
+    with deadline(STEP, "A new page"): tab = browser.new_page()
+    with pytest.raises(TimeoutError, match="A promise took more than 1 s"), deadline(1, "A promise"): tab.evaluate("() => new Promise(() => {})")
+    with deadline(STEP, "The page after that"): assert tab.evaluate("1 + 1") == 2 and tab.close() is None
 
 
 def test_the_page_fits_the_window(tab):
@@ -296,3 +386,13 @@ def test_it_prints(tab):
     tab.emulate_media(media="print")
     assert not tab.locator("nav").is_visible() and not tab.locator(".tools").is_visible()
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_everything_fits_the_paper(tab):
+    tab.emulate_media(media="print")
+    tab.set_viewport_size({"width": PAPER, "height": 1000})
+    tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert overflow(tab) <= 0
+    right = "name => Math.max(...[...document.querySelectorAll(name)].map(e => e.getBoundingClientRect().right))"
+    for name in ("#table", ".coverage", ".models", "table", "figure", "pre", ".tiles"): assert 0 < tab.evaluate(right, name) <= PAPER, name
+    assert tab.locator("#rows tr").count() == 25 and tab.locator("#table thead th").last.is_visible()
