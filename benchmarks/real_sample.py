@@ -5,7 +5,7 @@
 For each seed the sample is dealt into five folds. `galaxy-cnn train` with no option is run on the galaxies outside a fold and predicts the fold, five times. In the same folds: predict-the-mean, ridge,
 random forest, Gaussian process, and `galaxy-cnn train --init none --folds 5` on the whole sample, a network from scratch for each fold. Runs are kept in --work, and found there by the next call.
 
-    ... --curve          the learning curve instead: 50, 80, 160, 320 labels, two of the folds, results/learning_curve.json and .png
+    ... --curve          the learning curve instead: 50, 80, 160, 320 labels, one of the folds, results/learning_curve.json and .png
 """
 import argparse
 import os
@@ -25,7 +25,7 @@ from galaxy_cnn.train import read_run
 from galaxy_cnn.uncertainty import LEVELS, look_files, total_sigma
 
 COMMAND, FOLDS, BASELINES = Path(sys.executable).with_name("galaxy-cnn"), 5, ("mean", "ridge", "random_forest_image", "gaussian_process")
-SIZES, CURVE_FOLDS = (50, 80, 160, 320), 2
+SIZES, CURVE_FOLDS = (50, 80, 160, 320), 1
 
 
 def trained(survey_path, out, *options):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'SurveyArg', 'RunArg', 'Other', 'Tta', 'Seed', 'Workers', 'Bs', 'exit_code', 'main', 'Precision', 'SplitBy',
-           'FigureFormat', 'mock', 'serve', 'download', 'verify', 'train', 'pretrain', 'evaluate', 'mzr', 'predict',
-           'demo']
+           'FigureFormat', 'mock', 'serve', 'download', 'verify', 'train', 'pretrain', 'evaluate', 'mzr', 'experiments',
+           'explain', 'report', 'predict', 'demo']
 
 # %% ../nbs/14_cli.ipynb #2cb43f63
 import sys
@@ -210,6 +210,49 @@ def mzr(
     from galaxy_cnn.mzr import mzr as relation
     typer.echo(format_mzr(relation(run, survey, figure_format=figure_format.value)))
 
+# %% ../nbs/14_cli.ipynb #5c964400
+@app.command()
+def experiments(
+    survey: SurveyArg,
+    out: Annotated[Path, typer.Option(help="Folder for numbers and figures; the same command goes on where it ended.")],
+    only: Annotated[list[str] | None, typer.Option(help="Name of an experiment; repeat for several.  [default: all]")] = None,
+    n: Annotated[int | None, typer.Option(min=100, help="Galaxies used, at most; default: 5000.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each network; default: what chapter 10 gives for the size.")] = None,
+    seed: Seed = 0,
+):
+    "The studies of the paper on any Survey: baselines, resolution, bands and shapes, mass, ensembles, star formation, the leak."
+    from galaxy_cnn.experiments import experiments as study
+    from galaxy_cnn.experiments import format_experiments
+    typer.echo(format_experiments(study(survey, out, only, n, steps, seed)))
+    typer.echo(f"Numbers and figures are in {out}.")
+
+# %% ../nbs/14_cli.ipynb #4e2cad29
+@app.command()
+def explain(
+    run: RunArg,
+    survey: Other = None,
+    n: Annotated[int, typer.Option(min=12, help="Held-out galaxies whose attribution maps are averaged.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Folder for figures and numbers; default: explain/ in the Run.")] = None,
+    target: Annotated[str | None, typer.Option(help="Which target of the Run; default: metallicity, or its first.")] = None,
+    seed: Seed = 0,
+):
+    "What the network looks at: feature space, attribution maps, their profile and their sanity check."
+    from galaxy_cnn.explain import explain as look
+    from galaxy_cnn.explain import format_explain
+    typer.echo(format_explain(look(run, survey, out, n, target, seed)))
+    typer.echo(f"Figures, captions and numbers are in {out or run / 'explain'}.")
+
+# %% ../nbs/14_cli.ipynb #7f39110c
+@app.command()
+def report(
+    run: RunArg,
+    survey: Other = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: report.html in the Run.")] = None,
+):
+    "One self-contained page: what was trained, how good it is, every figure, galleries, the table of predictions."
+    from galaxy_cnn.report import report as page
+    typer.echo(f"Open {page(run, survey, out)} in a browser.")
+
 # %% ../nbs/14_cli.ipynb #07eec18e
 @app.command()
 def predict(
@@ -224,7 +267,7 @@ def predict(
     summary = apply(run, source, out, tta=tta, bs=bs)
     typer.echo(" ".join([f"{out}: {summary['n']} galaxies.", *summary["notes"]]))
 
-# %% ../nbs/14_cli.ipynb #fe48f6b2
+# %% ../nbs/14_cli.ipynb #1d00f7c0
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the Run to make.")] = Path("runs/demo"),
@@ -232,12 +275,13 @@ def demo(
     n: Annotated[int, typer.Option(min=200, help="Simulated galaxies.")] = 5000,
     seed: Seed = 0,
 ):
-    "From a simulated sky to the mass-metallicity relation, offline: mock, serve and download, train, evaluate, mzr."
+    "From a simulated sky to the mass-metallicity relation, offline: mock, serve and download, train, evaluate, mzr, report."
     mock(survey, n, seed)
     _download_part(survey, survey.with_name(survey.name + "-download"), 200)
     train(survey, out, seed=seed, resume=(out / "model.json").exists() or (out / "checkpoint").exists())
     evaluate(out)
     mzr(out)
+    report(out)
 
 # %% ../nbs/14_cli.ipynb #f52ac173
 def _download_part(survey, out, n):
