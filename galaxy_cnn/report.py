@@ -170,16 +170,15 @@ HEADLINE = """
 {% if mock %}<p class="note">The sky of this Run is simulated: its numbers say how the method works, and cannot be compared with those of real galaxies.</p>{% endif %}
 """
 
-# %% ../nbs/13_report.ipynb #1c4ec0ae
+# %% ../nbs/13_report.ipynb #e7ad69e0
 def parts_of(
     card,  # of a Run
     target,
 ):  # None where there is no Gaussian process
     "What the networks and the Gaussian processes reached alone, and the weight of the networks"
     if not card.get("gp"): return None
-    lowest, highest = (f"{100 * f(card['gp']['share'][target]):.0f}" for f in (min, max))
     errors = {name: card["gp"][key][f"valid_rmse_{target}"] for name, key in {"network": "network_alone", "process": "process_alone", "both": "headline"}.items()}
-    return {**errors, "weights": f"{lowest} %" if lowest == highest else f"{lowest} to {highest} %"}
+    return {**errors, "weights": f"{100 * card['gp']['share']:.0f} %"}
 
 # %% ../nbs/13_report.ipynb #2d1c0497
 def headline_html(
@@ -648,7 +647,7 @@ def provenance_html(
              **{f"SHA-256 of {n['file']}": n["sha256"] for n in card["networks"]}, "trained until": card.get("finished", "–")}
     return render(PROVENANCE, commands=commands(run, metrics, survey), facts=facts, versions=card["versions"], card=json.dumps(card, indent=1, ensure_ascii=False))
 
-# %% ../nbs/13_report.ipynb #d8ce977a
+# %% ../nbs/13_report.ipynb #daae2279
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf8; --card: #ffffff; --ink: #1b1d22; --soft: #5d6470; --line: #dcdad5; --predicted: #b3202b; --accent: #2257a0; --mock: #9a4d00; --floor: #e4e1da; }
 @media (prefers-color-scheme: dark) {
@@ -774,9 +773,9 @@ footer { margin: 3em 0 2em; color: var(--soft); font-size: .9rem; }
   pre { max-height: none; }
   .scroll { overflow: visible; }
   .screen { display: none; }
-  #table { font-size: .62rem; }
-  #table thead th, #table thead small { font-size: .6rem; line-height: 1.3; }
-  #table th, #table td { white-space: normal; min-width: 0; padding: 2px 8px 2px 0; }
+  #table { font-size: .56rem; table-layout: fixed; width: 100%; }
+  #table thead th, #table thead small { font-size: .54rem; line-height: 1.3; }
+  #table th, #table td { white-space: normal; min-width: 0; padding: 2px 4px 2px 0; overflow-wrap: anywhere; }
 }
 """
 

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['LOG_SIGMA', 'TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 'ARCHS', 'TUTORIAL', 'RECIPES', 'OPTIMISERS',
            'LARGE', 'BF16_FLAGS', 'CARD', 'HISTORY', 'CHECKPOINT', 'ARGUMENTS', 'FORMAT', 'CARD_KEYS', 'DTYPES',
-           'PRETRAINED', 'PRETRAINED_SIZE', 'FEW', 'FOLDS', 'GP_FILE', 'FROZEN_FILE', 'AUGMENTATION', 'FASTAI_PREFIX',
-           'MOCK_SEED', 'PRETRAINING', 'PRETRAINING_RECIPE', 'aligned', 'ScaledRMSE', 'FaithfulLoss', 'Standardize',
-           'RandomView', 'random_turns', 'MeanMaxPool', 'xresnet_tiny', 'MeanAndSigma', 'head_of', 'create_model',
-           'Recipe', 'default_epochs', 'choose_arch', 'cpu_flags', 'choose_precision', 'Bfloat16', 'PlainTensors',
-           'seed_all', 'EpochSeed', 'WeightAverage', 'History', 'EpochBar', 'MemoryLoader', 'in_memory', 'target_scale',
-           'make_learner', 'RangeTest', 'find_lr', 'lr_figure', 'optimiser_state', 'restore_optimiser', 'Progress',
-           'save_checkpoint', 'load_checkpoint', 'restore', 'write_history', 'Checkpoint', 'file_hash', 'load_weights',
-           'split_names', 'split_hash', 'Run', 'read_run', 'symmetries', 'views', 'forward', 'stream', 'cropped',
-           'Answer', 'answer', 'predict_array', 'starting_run', 'fine_tuning', 'gp_inputs', 'network_share', 'blend',
-           'fit_gps', 'weigh', 'Plan', 'usable', 'choose_device', 'settle_recipe', 'make_plan', 'same_plan', 'claim',
-           'sweep', 'warm_start', 'make_network', 'fit_network', 'write_card', 'train', 'run_plan',
+           'PRETRAINED', 'PRETRAINED_SIZE', 'FEW', 'FOLDS', 'SHARE', 'GP_FILE', 'FROZEN_FILE', 'AUGMENTATION',
+           'FASTAI_PREFIX', 'MOCK_SEED', 'PRETRAINING', 'PRETRAINING_RECIPE', 'aligned', 'ScaledRMSE', 'FaithfulLoss',
+           'Standardize', 'RandomView', 'random_turns', 'MeanMaxPool', 'xresnet_tiny', 'MeanAndSigma', 'head_of',
+           'create_model', 'Recipe', 'default_epochs', 'choose_arch', 'cpu_flags', 'choose_precision', 'Bfloat16',
+           'PlainTensors', 'seed_all', 'EpochSeed', 'WeightAverage', 'History', 'EpochBar', 'MemoryLoader', 'in_memory',
+           'target_scale', 'make_learner', 'RangeTest', 'find_lr', 'lr_figure', 'optimiser_state', 'restore_optimiser',
+           'Progress', 'save_checkpoint', 'load_checkpoint', 'restore', 'write_history', 'Checkpoint', 'file_hash',
+           'load_weights', 'split_names', 'split_hash', 'Run', 'read_run', 'symmetries', 'views', 'forward', 'stream',
+           'cropped', 'Answer', 'answer', 'predict_array', 'starting_run', 'fine_tuning', 'gp_inputs', 'blend',
+           'fit_gps', 'held_out_errors', 'Plan', 'usable', 'choose_device', 'settle_recipe', 'make_plan', 'same_plan',
+           'claim', 'sweep', 'warm_start', 'make_network', 'fit_network', 'write_card', 'train', 'run_plan',
            'pretraining_targets', 'pretrain']
 
 # %% ../nbs/06_train.ipynb #61a4a842
@@ -661,7 +661,7 @@ def split_hash(
     "SHA-256 of a split, whatever the order of its galaxies"
     return hashlib.sha256("\n".join(sorted(f"{i}:{name}" for i, name in split.items())).encode()).hexdigest()
 
-# %% ../nbs/06_train.ipynb #f2649017
+# %% ../nbs/06_train.ipynb #00b2bac5
 @dataclass
 class Run:
     "A trained model on disk"
@@ -692,7 +692,7 @@ class Run:
 
     @cached_property
     def gp(self):
-        "What the Gaussian processes need, or None: `frozen` network, `arrays` by network and target, `share` of the network by target"
+        "What the Gaussian processes need, or None: `frozen` network, `arrays` by network and target, `share` of the network"
         if not self.card["gp"]: return None
         frozen, arrays = self.card["gp"]["frozen"], {}
         for name, v in load_arrays(self.path / self.card["gp"]["file"]).items():
@@ -876,19 +876,10 @@ def gp_inputs(
     n = head_of(model).mean.out_features
     return np.c_[np.concatenate([np.zeros((0, n)), *(r[:, :n] for r in read)]), np.concatenate([np.zeros((0, len(gp_columns()))), *measured])]
 
-# %% ../nbs/06_train.ipynb #4ca40567
-def network_share(
-    true,  # [n]
-    network,  # [n] held-out predictions
-    process,  # [n]
-    fold,  # [n] number of the fold that held a galaxy out, or -1
-) -> list:  # one share, 0 to 1, for each fold
-    "Least-squares weight of the network in a mean of two, for each fold from the others"
-    apart, wanted = network - process, true - process
-    others = [(fold != k) & (fold >= 0) for k in range(max(fold) + 1)]
-    return [float(np.clip((apart[o] * wanted[o]).sum() / max((apart[o] ** 2).sum(), 1e-12), 0, 1)) for o in others]
+# %% ../nbs/06_train.ipynb #e34964a9
+SHARE = 0.5  # of the network in the mean of network and Gaussian process
 
-# %% ../nbs/06_train.ipynb #fe9696ed
+# %% ../nbs/06_train.ipynb #c499d4da
 def blend(
     run,  # a Run with a Gaussian process
     k,  # number of the network
@@ -896,12 +887,12 @@ def blend(
     inputs,  # [n, columns] from `gp_inputs`
 ):  # [3, n, targets]
     "Average network and Gaussian process; their difference counts as variance of the model"
-    share = np.array([run.gp["share"][t][k] for t in run.targets])
+    share = run.gp["share"]
     process = np.stack([gp_mean(run.gp["arrays"][k, t], inputs) for t in run.targets], 1)
     mean, data, model = found
     return np.stack([share * mean + (1 - share) * process, data, share * model + share * (1 - share) * (mean - process) ** 2])
 
-# %% ../nbs/06_train.ipynb #212a6543
+# %% ../nbs/06_train.ipynb #02d9a9ae
 GP_FILE, FROZEN_FILE = "gp.safetensors", "models/frozen.safetensors"
 
 def fit_gps(survey, out, plan: "Plan", start, networks) -> dict:
@@ -921,19 +912,13 @@ def fit_gps(survey, out, plan: "Plan", start, networks) -> dict:
             arrays |= {f"{k}/{t}/{name}": np.ascontiguousarray(v) for name, v in gp.arrays().items()}
             process[held, i] = gp.predict(inputs[held])
     with atomic_path(out / GP_FILE) as tmp: save_arrays(arrays, tmp)
-    return {"file": GP_FILE, "sha256": file_hash(out / GP_FILE), "frozen": frozen, "columns": gp_columns(), **weigh(plan.targets, true, network, process, fold)}
+    return {"file": GP_FILE, "sha256": file_hash(out / GP_FILE), "frozen": frozen, "columns": gp_columns(), "share": SHARE, **held_out_errors(plan.targets, true, network, process, fold >= 0)}
 
-# %% ../nbs/06_train.ipynb #bf8fbf46
-def weigh(targets, true, network, process, fold) -> dict:
-    "Shares of the network, and the held-out errors of both and of their mean"
-    said, held = {"share": {}, "headline": {}, "network_alone": {}, "process_alone": {}}, fold >= 0
-    for i, t in enumerate(targets):
-        share = network_share(true[:, i], network[:, i], process[:, i], fold)
-        w = np.array(share)[fold]
-        error = {"headline": w * network[:, i] + (1 - w) * process[:, i], "network_alone": network[:, i], "process_alone": process[:, i]}
-        for name, pred in error.items(): said[name][f"valid_rmse_{t}"] = float(np.sqrt(np.mean((pred - true[:, i])[held] ** 2)))
-        said["share"][t] = share
-    return said
+# %% ../nbs/06_train.ipynb #2be85cc9
+def held_out_errors(targets, true, network, process, held) -> dict:
+    "RMSE of the galaxies that are held out: of network and process alone, and of their mean"
+    said = {"headline": SHARE * network + (1 - SHARE) * process, "network_alone": network, "process_alone": process}
+    return {name: {f"valid_rmse_{t}": float(np.sqrt(np.mean((pred - true)[held, i] ** 2))) for i, t in enumerate(targets)} for name, pred in said.items()}
 
 # %% ../nbs/06_train.ipynb #a20bdd87
 @dataclass(frozen=True)
@@ -1009,7 +994,7 @@ def settle_recipe(
     if not 2 <= recipe.bs <= n: raise InputError(f"Batches of {recipe.bs} cannot be made from {n} training galaxies: take 2 to {max(n // MIN_STEPS, 2)}.")
     return recipe
 
-# %% ../nbs/06_train.ipynb #5d85ab4a
+# %% ../nbs/06_train.ipynb #af7a369c
 def make_plan(
     survey,  # the galaxies that are used
     whole,  # the Survey that they came from
@@ -1027,7 +1012,7 @@ def make_plan(
     if start and (arch != start.card["arch"] or self_attention > start.card["self_attention"]):
         raise InputError(f"{start.path} is a {start.card['arch']}{' with self-attention' * start.card['self_attention']}: only that can start from it.")
     if start and size != start.size: raise InputError(f"{start.path} has seen crops of {start.size} px: only those can start from it, not {size}.")
-    if gp and not (start and folds): raise InputError("A Gaussian process reads what a pretrained network measures, and is weighed on held-out folds: give --init and --folds too.")
+    if gp and not (start and folds): raise InputError("A Gaussian process stands beside each network of a cross-validation and reads what a pretrained one measures: give --init and --folds too.")
     recipe = settle_recipe(arch, n, lr, bs, opt, recipe or (fine_tuning(arch) if start else None))
     return replace(draft, arch=arch, recipe=recipe, self_attention=self_attention or bool(start and start.card["self_attention"]),
                    epochs=epochs or default_epochs(recipe, n, recipe.bs), precision=choose_precision(precision, torch.device(device).type),

@@ -171,10 +171,10 @@ def test_the_unit_of_error_bars_is_that_of_the_target(run):
 def test_a_gaussian_process_is_in_the_lead_sentence(run):
     assert "Gaussian process on what" not in report(run).read_text()
     errors = {k: {"valid_rmse_metallicity": v} for k, v in {"network_alone": 0.3, "process_alone": 0.2, "headline": 0.1}.items()}
-    run.card["gp"] = {"file": "gp.safetensors", "share": {"metallicity": [0.1, 0.2]}, **errors}
+    run.card["gp"] = {"file": "gp.safetensors", "share": 0.5, **errors}
     text = report(run).read_text()
     assert "2 networks (xresnet_tiny), each with a Gaussian process on what the pretrained network reads, were trained" in text
-    assert "the networks weigh 10 to 20 %" in text and "CNN and Gaussian process (xresnet_tiny)" in text
+    assert "the networks weigh 50 %" in text and "CNN and Gaussian process (xresnet_tiny)" in text
 
 
 def grown(table, n): return pd.concat([table] * (n // len(table) + 1), ignore_index=True).iloc[:n].assign(objID=lambda t: t["objID"].to_numpy() + np.arange(n) * 2**20, split="fold0")

@@ -296,7 +296,7 @@ def test_nothing_pickled_is_written(run):
 def test_a_few_galaxies_start_from_the_pretrained_network(mock_survey, tmp_path, capsys):
     run = train(mock_survey, tmp_path / "run", epochs=1, device="cpu")
     assert "5 networks start from the one pretrained on a mock sky" in capsys.readouterr().out
-    assert run.folds == 5 and all(0 <= w <= 1 for w in run.gp["share"]["metallicity"])
+    assert run.folds == 5 and run.gp["share"] == 0.5
     true, images = mock_survey.target("metallicity"), read_images(mock_survey.image_files)
     fold, held = run.split.str[-1].to_numpy(), run.split.str.startswith("fold").to_numpy()
     pred = np.full(len(true), np.nan)
@@ -319,7 +319,7 @@ def test_what_is_told_otherwise(few, tmp_path, options, folds):
 def test_starts_that_cannot_be(few, tmp_path):
     options = dict(epochs=1, split_by="random", device="cpu", quiet=True)
     with pytest.raises(InputError, match="has seen crops of 112 px"): train(few, tmp_path / "run", init="pretrained", size=96, **options)
-    with pytest.raises(InputError, match="weighed on held-out folds"): train(few, tmp_path / "run", init="pretrained", gp=True, **options)
+    with pytest.raises(InputError, match="stands beside each network of a cross-validation"): train(few, tmp_path / "run", init="pretrained", gp=True, **options)
     with pytest.raises(InputError, match="only that can start from it"): train(few, tmp_path / "run", init="pretrained", arch="xresnet9", **options)
     assert not (tmp_path / "run").exists()
 
