@@ -536,7 +536,7 @@ def radius_profile(
 CURVES = {"attribution": ("|IG|, the network", PREDICTED, "-"), "random_network": ("|IG|, random weights", "#1b6ca8", "--"),
           "light": ("light above the sky", OBSERVED, ":")}
 
-# %% ../nbs/11_explain.ipynb #0dca8fe4
+# %% ../nbs/11_explain.ipynb #e8b2ec41
 def radius_figure(
     profile,  # from `radius_profile`
     unit="dex",  # of the target
@@ -557,7 +557,7 @@ def radius_figure(
             ax.fill_between(middle, low * scale, high * scale, color=color, alpha=0.15, lw=0)
     left.set(yscale="log", ylabel="mean per pixel, over its mean within $R_{90}$")
     right.set(ylabel=f"share of the ring, {RING} px wide", ylim=(0, None))
-    right.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    right.yaxis.set_major_formatter(lambda v, _: f"{100 * v:g}%")
     right.legend(fontsize=8, frameon=False)
     _radius_axes((left, right), profile["r90_px"])
     for ax, text in ((left, {"note": note}), (right, {"sky": sky})): head(ax, **text)
@@ -672,13 +672,13 @@ def cascade(
 # %% ../nbs/11_explain.ipynb #fb0686e0
 METHODS = {"ig": "integrated gradients", "cam": "Grad-CAM"}
 
-# %% ../nbs/11_explain.ipynb #9d4554d0
+# %% ../nbs/11_explain.ipynb #5bea4e21
 def sanity(
     trained: Maps,
     found,  # stage -> list of Maps, from `cascade`
     light,  # [n, size, size], from `light_of`
     inside,  # bool [size, size]
-    other=None,  # Maps of a network trained on other galaxies
+    other=None,  # Maps of a second network of the Run
 ) -> dict:  # method -> stage -> name in KINDS -> value, lo, hi, n, draws
     "Rank correlations of the maps of random networks with those of the trained one, and what to compare them with"
     result = {}
@@ -691,7 +691,7 @@ def sanity(
         result[method] = rows
     return result
 
-# %% ../nbs/11_explain.ipynb #0924a586
+# %% ../nbs/11_explain.ipynb #5b086271
 def sanity_figure(
     images,  # uint8 [n, size, size, 3], as the network sees them
     trained: Maps,
@@ -739,7 +739,7 @@ def _sanity_panels(part, checked, names, sky, note):
     head(axes[0], note=note)
     head(axes[-1], sky)
 
-CONTROLS = {"other_network": ("--", "a network trained on other galaxies"), "light": (":", "the light of the galaxy")}
+CONTROLS = {"other_network": ("--", "a second network of the Run"), "light": (":", "the light of the galaxy")}
 
 # %% ../nbs/11_explain.ipynb #4f16de7d
 CLASSES = ("low", "high")
@@ -959,7 +959,7 @@ def random_maps(c, sample):
         blind[draw::c.draws] = attribute_sample(run, sample.part(slice(draw, None, c.draws)), c.output, CHECK_STEPS).ig
     return blind
 
-# %% ../nbs/11_explain.ipynb #26f890bf
+# %% ../nbs/11_explain.ipynb #8cb49565
 def explain_sanity(c: Context) -> tuple:  # numbers, figures, captions
     "Which maps survive the loss of the weights"
     rows = choose(c.rows[unseen_network(c.split)[c.rows] == 0], min(CHECKED, c.n), c.seed)
@@ -978,7 +978,9 @@ def explain_sanity(c: Context) -> tuple:  # numbers, figures, captions
                f"from the head down; each map has its own scale. Below: rank correlation with the trained network's map within {WITHIN} px, 95 % intervals "
                f"over galaxies and random networks. All weights random, with signs: {signed}; without: {absolute}.")
     figure = sanity_figure(seen(sample.images, run.size), trained, found, checked, c.sky, note)
-    return {"n": len(sample), "draws": c.draws, "within_px": WITHIN, "rank_correlation": checked}, {"sanity": figure}, {"sanity": caption}
+    shared = (run.folds - 2) / (run.folds - 1) if other else None  # of the galaxies that either was trained on
+    about = {"n": len(sample), "draws": c.draws, "within_px": WITHIN, "galaxies_shared_with_other_network": shared}
+    return about | {"rank_correlation": checked}, {"sanity": figure}, {"sanity": caption}
 
 # %% ../nbs/11_explain.ipynb #4871936b
 def explain_classifier(c: Context) -> tuple:  # numbers, figures, captions
