@@ -304,7 +304,7 @@ def pit(
     quotient = (np.asarray(true) - pred) / scale
     return np.array([np.interp(q, row, PROBABILITIES, left=0, right=1) for q, row in zip(quotient, table)])
 
-# %% ../nbs/07_uncertainty.ipynb #17cf17bd
+# %% ../nbs/07_uncertainty.ipynb #807267be
 def plot_pit(
     ax,
     values,  # [n] from `pit`
@@ -317,7 +317,7 @@ def plot_pit(
     counts, edges = np.histogram(values, bins, (0, 1))
     ax.stairs(counts / (n / bins), edges, color="#c1272d", lw=1.5)
     ax.axhline(1, color="black", lw=0.8, ls="--")
-    ax.set(xlim=(0, 1), ylim=(0, None), xlabel="PIT: share of the predicted distribution below the truth", ylabel="galaxies / expected")
+    ax.set(xlim=(0, 1), ylim=(0, None), xlabel="PIT: predicted share below the truth", ylabel="galaxies / expected")
 
 # %% ../nbs/07_uncertainty.ipynb #66cb073b
 def plot_reliability(
