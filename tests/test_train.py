@@ -64,6 +64,15 @@ def test_one_target_may_come_without_its_second_axis():
     assert ScaledRMSE([0.2])(pred, y) == ScaledRMSE([0.2])(pred, y[:, None]) == (pred[:, 0] - y).square().mean().sqrt() / 0.2
 
 
+def test_sigma_has_no_say_in_what_the_network_looks_for():
+    model = create_model("xresnet_tiny", 2, sigma=True)
+    for p in head_of(model).parameters(): torch.nn.init.normal_(p)
+    out = model(torch.randn(4, 3, 112, 112))
+    trunk = [p for n, p in model.named_parameters() if "log_sigma" not in n]
+    assert not any(g is not None and g.any() for g in torch.autograd.grad(out[:, 2:].sum(), trunk, allow_unused=True, retain_graph=True))
+    assert any(g is not None and g.any() for g in torch.autograd.grad(out[:, :2].sum(), trunk, allow_unused=True))
+
+
 # Resume
 
 CHILD = textwrap.dedent("""
