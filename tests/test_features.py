@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from galaxy_cnn.data import assign_split, read_images
-from galaxy_cnn.features import (BASELINES, FEATURES, GaussianProcess, baseline_predictions, cross_validated_baselines, gp_columns, measure,
-                                 measure_images)
+from galaxy_cnn.features import (BASELINES, BATCH, FEATURES, GaussianProcess, baseline_predictions, cross_validated_baselines, gp_columns, measure,
+                                 measure_images, whole_median)
 from galaxy_cnn.survey import InputError, Survey, read_survey
 
 
@@ -25,13 +25,55 @@ def test_order_and_threads_change_nothing(mock_survey, features):
     turned = measure(mock_survey.image_files[::-1], workers=1)
     assert np.allclose(turned[::-1], features, atol=1e-4)
     assert measure(mock_survey.image_files, workers=3).equals(features)
-    assert measure([]).shape == (0, len(FEATURES))
+    images = read_images(mock_survey.image_files[:2 * BATCH + 1])
+    for workers in (1, 3): assert np.allclose(measure_images(images, workers), features[:len(images)], atol=1e-4)
+    assert measure([]).shape == measure_images(images[:0]).shape == (0, len(FEATURES))
 
 
 @pytest.mark.parametrize("images", [np.zeros((1, 128, 128, 3)), np.full((1, 128, 128, 3), 255), np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3)),
                                     np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)), np.eye(120)[None, ..., None].repeat(3, 3) * 255])
 def test_features_are_always_finite(images):
     assert np.isfinite(measure_images(images.astype(np.uint8)).to_numpy()).all()
+
+
+@pytest.mark.parametrize("kind, top", [("uint8", 255), ("uint8", 1), ("int16", 3060)])
+@pytest.mark.parametrize("k", [1, 2, 255, 256, 70_000])
+def test_the_median_of_whole_numbers_is_exact(kind, top, k):
+    values = np.random.default_rng(k).integers(0, top, (3, 2, k), kind, endpoint=True)
+    values[0, 0] = top
+    assert np.array_equal(whole_median(values), np.median(values, axis=-1))
+    assert np.array_equal(whole_median(values[..., ::-2]), np.median(values[..., ::-2], axis=-1))
+
+
+@pytest.mark.parametrize("size", [64, 101, 128])
+def test_features_agree_with_masks_and_sorts(size):
+    "Chapter 05 takes slices of ordered pixels and counts; here each ring is a mask and each median a sort, in float64"
+    from scipy.ndimage import uniform_filter
+    rng = np.random.default_rng(size)
+    x, y = np.meshgrid(*2 * [(np.arange(size) - (size - 1) / 2) * 128 / size])
+    radius = np.hypot(x, y)
+    image = np.clip(150 * np.exp(-np.hypot(x, 2 * y) / 9)[..., None] * (1, 0.8, 0.5) + rng.normal(9, 4, (size, size, 3)), 0, 255).astype("uint8")
+    sky = np.median(image[radius > 56], axis=0)
+    signal = image - sky
+    white, found = signal.mean(2), measure_images(image[None]).iloc[0]
+    level = np.clip(white, -15, 15) - np.clip(white, -15, 15)[radius > 56].mean()
+    pairs = [(level[a] * level[b])[(radius[a] > 56) & (radius[b] > 56)] for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1]))]
+    disc, light = radius < 25, np.abs(white[radius < 25]).sum() + 1
+    laplacian = np.abs(4 * white - sum(np.roll(white, step, axis) for step in (-1, 1) for axis in (0, 1)))
+    gr = np.diff(np.arcsinh(signal[disc] / 8), axis=1)[:, 1]
+    weight = np.clip(white[disc], 0, None)
+    expected = {
+        "sky_r": sky[1], "noise_g": np.log(np.sqrt((np.clip(signal[radius > 56][:, 2], -15, 15) ** 2).mean()) + 0.3),
+        "correlation_1": np.concatenate(pairs).mean() / ((level[radius > 56] ** 2).mean() + 0.1),
+        "brightness_4-7": np.arcsinh(signal[(radius >= 4) & (radius < 7)][:, 1].mean() / 8),
+        "brightness_20-25": np.arcsinh(np.median(signal[(radius >= 20) & disc][:, 1]) / 8), "gr_total": -(weight * gr).sum() / weight.sum(),
+        "isophote_25": np.log1p(np.sqrt((white[radius < 45] > 25).sum() * (128 / size) ** 2 / np.pi)),
+        "asymmetry": np.abs((white - white[::-1, ::-1])[disc]).sum() / light, "asymmetry_90": np.abs((white - np.rot90(white))[disc]).sum() / light,
+        "gini": np.abs(np.subtract.outer(*2 * [np.abs(white[disc])])).sum() / 2 / disc.sum() / (disc.sum() - 1) / np.abs(white[disc]).mean(),
+        "clumpiness": np.log(np.clip(white - uniform_filter(white, 5), 0, None)[disc & (radius > 4)].sum() / light + 1e-4),
+        "gradient": np.log(np.sqrt(sum(g[disc] @ g[disc] for g in np.gradient(white))) / light + 1e-5),
+        "curvature_out": np.log(np.median(laplacian[(radius >= 12) & (radius < 30)]) + 0.3) - np.log(np.abs(white[(radius >= 12) & (radius < 30)]).mean() + 0.3)}
+    for name, value in expected.items(): assert np.isclose(found[name], value, rtol=1e-4, atol=1e-4), (name, found[name], value)
 
 
 def test_a_resampled_image_measures_alike(mock_survey, features):
