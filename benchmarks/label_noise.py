@@ -14,11 +14,11 @@ import torch
 from fastai.data.core import DataLoaders
 from torch import nn
 
-from galaxy_cnn.data import assign_split, image_statistics, read_images
+from galaxy_cnn.data import Cutouts, ResidentLoader, assign_split, image_statistics, read_images
 from galaxy_cnn.evaluate import interval, rmse
 from galaxy_cnn.mock import make_mock
 from galaxy_cnn.survey import write_json
-from galaxy_cnn.train import RECIPES, EpochSeed, MemoryLoader, choose_precision, create_model, forward, make_learner, seed_all, stream
+from galaxy_cnn.train import RECIPES, EpochSeed, choose_precision, create_model, forward, make_learner, seed_all, stream
 
 SCATTER = 0.08  # dex
 
@@ -32,13 +32,13 @@ def fit(images, y, weight, rows, stats, seed, epochs, precision):
     "Truths predicted for all images by a network trained on `rows`"
     recipe = RECIPES["xresnet_tiny"]
     seed_all(seed, 0, -1)
-    data = torch.utils.data.TensorDataset(torch.from_numpy(images[rows]).permute(0, 3, 1, 2).contiguous(), torch.tensor(np.stack([y, weight], 1)[rows], dtype=torch.float32))
-    train, valid = (MemoryLoader(data, stats, bs=recipe.bs, shuffle=s, drop_last=s, device="cpu") for s in (True, False))
+    data = Cutouts(torch.from_numpy(images).movedim(3, 1).contiguous(), torch.tensor(np.stack([y, weight], 1), dtype=torch.float32), torch.as_tensor(rows))
+    train, valid = (ResidentLoader(data, stats, bs=recipe.bs, shuffle=s, drop_last=s, device=torch.device("cpu")) for s in (True, False))
     model = create_model("xresnet_tiny", 1, mean=[y[rows].mean()], std=[y[rows].std()])
     learn = make_learner(DataLoaders(train, valid, device="cpu"), model, recipe, precision, [EpochSeed(seed)])
     learn.loss_func = Weighted()
     learn.fit_one_cycle(epochs, recipe.lr)
-    return np.concatenate([forward(model.eval(), x, precision=precision)[:, 0].double().numpy() for _, x in stream(images, stats, "cpu")])
+    return np.concatenate([forward(model.eval(), x, precision=precision)[:, 0].double().numpy() for _, x in stream(images, 112, stats, "cpu")])
 
 
 def main():

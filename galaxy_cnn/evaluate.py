@@ -13,7 +13,7 @@ __all__ = ['GAUSSIAN', 'OUTLIER_NMAD', 'METRICS', 'N_BOOT', 'LEVEL', 'CHUNK', 'O
            'error_columns', 'interval_scores', 'baselines', 'label_noise', 'score_target', 'prediction_table',
            'sky_name', 'save_figures', 'target_figures', 'evaluate', 'with_interval', 'format_table']
 
-# %% ../nbs/08_evaluate.ipynb #ae9542bb
+# %% ../nbs/08_evaluate.ipynb #832f88bd
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm, rankdata
 from tqdm import tqdm
 
-from .data import BUFFER, SPLITS, read_image, read_images, sky_cell, sky_vectors
+from .data import BUFFER, SPLITS, image_sources, read_image, read_images, sky_cell, sky_vectors
 from .features import baseline_predictions, cross_validated_baselines, measure
 from .survey import InputError, Survey, atomic_path, read_json, write_json
 from .train import CARD, Answer, Run, answer, read_run
@@ -433,7 +433,7 @@ def held_out(
     split = np.asarray(split, str)
     return (split != BUFFER, "out-of-fold") if run.folds else (split == "test", "test")
 
-# %% ../nbs/08_evaluate.ipynb #699442a1
+# %% ../nbs/08_evaluate.ipynb #38931178
 def answer_survey(
     run: Run,
     survey: Survey,  # from `run.survey()`
@@ -442,12 +442,13 @@ def answer_survey(
     bs=256,
 ) -> Answer:  # arrays [n, n_targets]
     "What a Run says about all galaxies of its Survey; with folds each is answered by the network that has not seen it"
-    files, split = np.array(survey.image_files), np.asarray(split, str)
+    files, split = image_sources(survey), np.asarray(split, str)
     if not run.folds: return answer_files(run, files, tta=tta, bs=bs)
     out = np.zeros((3, len(files), len(run.targets)))
     for name in np.unique(split):
         k = None if name == BUFFER else int(name.removeprefix("fold"))
-        out[:, split == name] = astuple(answer_files(run, files[split == name], k, tta, bs))
+        rows = np.flatnonzero(split == name)
+        out[:, rows] = astuple(answer_files(run, [files[i] for i in rows], k, tta, bs))
     return Answer(*out)
 
 # %% ../nbs/08_evaluate.ipynb #1c1c1820

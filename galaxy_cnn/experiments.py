@@ -4,28 +4,38 @@
 
 # %% auto #0
 __all__ = ['ARCH', 'KEPT', 'STEPS', 'STEPS_FEW', 'SHOWN', 'SIZES', 'CORNER', 'SKY_AT', 'LIGHT_AT', 'BRIGHT', 'R90', 'RADII',
-           'LOOKS', 'FEW_LABELS', 'FOLDS', 'MOST', 'FORMAT', 'PUBLISHED', 'MODELS', 'TRAININGS', 'SIGNAL', 'MEMBERS',
-           'MEMBERS_FEW', 'MIN_SCORED', 'SPREADS', 'FIELD', 'SPREAD_DEG', 'SHARED_Z', 'SHARED_SKY', 'LEAK_FOLDS',
-           'LEAK_STEPS', 'NEIGHBOUR_DEG', 'EXPERIMENTS', 'DIFFERENCES_DRAWN', 'TABLE', 'FineView', 'new_network',
-           'pixel_statistics', 'memory_loaders', 'answers', 'fit', 'at_resolution', 'one_band', 'grey', 'shuffled',
-           'radius_of', 'sky_level', 'stretched', 'edges', 'masked', 'Look', 'looked_at', 'looks_figure', 'deal',
-           'measured', 'Lab', 'networks', 'make_lab', 'published', 'row', 'difference', 'number', 'mzr_relation',
-           'relation_baselines', 'tree_baselines', 'feature_baselines', 'run_baselines', 'training_noise', 'widened',
-           'run_resolution', 'mean_colours', 'run_signal', 'run_mass', 'error_correlations', 'run_ensemble', 'at_fixed',
-           'star_formation', 'complete', 'run_beyond_mass', 'variance', 'observed_spread', 'mended_observed_spread',
-           'predicted_spread', 'mended_predicted_spread', 'spreads', 'run_scatter', 'Fields', 'gather', 'with_cast',
-           'folded', 'leak_of', 'run_leak', 'neighbour_correlation', 'Experiment', 'reason_against', 'run_one',
-           'experiments', 'read_results', 'plot_rows', 'panels_of', 'rows_figure', 'resolution_figure', 'figures_of',
-           'orderings', 'check_orderings', 'table_cell', 'reproduction_table', 'format_experiments']
+           'LOOKS', 'FEW_LABELS', 'FOLDS', 'MOST', 'FORMAT', 'PUBLISHED', 'MODELS', 'TRAININGS', 'SIGNAL', 'WEIGHING',
+           'MEMBERS', 'MEMBERS_FEW', 'MIN_SCORED', 'SPREADS', 'FIELD', 'SPREAD_DEG', 'SHARED_Z', 'SHARED_SKY',
+           'LEAK_FOLDS', 'LEAK_STEPS', 'LEAKS', 'NEIGHBOUR_DEG', 'EXPERIMENTS', 'MOST_WORKERS', 'STEPS_WORTH',
+           'DIFFERENCES_DRAWN', 'TABLE', 'FineView', 'new_network', 'pixel_statistics', 'memory_loaders', 'answers',
+           'one_thread', 'fit', 'at_resolution', 'one_band', 'grey', 'shuffled', 'radius_of', 'sky_level', 'stretched',
+           'edges', 'masked', 'Look', 'looked_at', 'looks_figure', 'deal', 'measured', 'Lab', 'Network', 'over_parts',
+           'networks', 'make_lab', 'published', 'row', 'difference', 'number', 'mzr_relation', 'relation_baselines',
+           'tree_baselines', 'feature_baselines', 'run_baselines', 'training_noise', 'widened', 'resolution_networks',
+           'run_resolution', 'mean_colours', 'run_signal', 'run_mass', 'error_correlations', 'ensemble_networks',
+           'run_ensemble', 'at_fixed', 'star_formation', 'complete', 'run_beyond_mass', 'variance', 'observed_spread',
+           'mended_observed_spread', 'predicted_spread', 'mended_predicted_spread', 'spreads', 'run_scatter', 'Fields',
+           'gather', 'with_cast', 'leak_sky', 'LeakNetwork', 'leak_networks', 'folded', 'leak_of', 'run_leak',
+           'neighbour_correlation', 'Experiment', 'reason_against', 'finished', 'run_one', 'planned',
+           'number_of_workers', 'training', 'experiments', 'read_results', 'plot_rows', 'panels_of', 'rows_figure',
+           'resolution_figure', 'figures_of', 'orderings', 'check_orderings', 'table_cell', 'reproduction_table',
+           'format_experiments']
 
-# %% ../nbs/10_experiments.ipynb #685bdb0e
+# %% ../nbs/10_experiments.ipynb #f4bf0e4c
 import hashlib
 import json
 import math
+import multiprocessing as mp
+import os
+import signal
 import textwrap
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -43,14 +53,15 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegresso
 from torch import nn
 from tqdm import tqdm
 
-from .data import assign_folds, assign_split, hash01, read_images, sky_cell, sky_vectors, split_for_fold, split_kind, straddling_pairs
+from .data import (Cutouts, ResidentLoader, assign_folds, assign_split, hash01, read_images, sky_cell, sky_vectors, split_for_fold, split_kind,
+                             straddling_pairs)
 from .evaluate import (LEVEL, OBSERVED, PREDICTED, bootstrap, canvas, head, interval, label_noise, nmad, paired_difference, pearson, rmse,
                                  save_figures, sky_name, spearman, with_interval)
 from .features import BATCH, BASELINES, MAGNITUDES, baseline_predictions, forest_on_features, forest_on_magnitudes, measure_images
 from .mock import main_sequence
 from .mzr import MASS, TREMONTI04_RANGE, TREMONTI04_SCATTER, binned_percentiles, mannucci10_fmr, residuals, scatter, smooth, tremonti04
-from .survey import CUTOUT_SIZE, MISSING, TRUTH, Incomplete, InputError, Survey, atomic_path, column_of, read_json, read_survey, write_json
-from .train import (FASTAI_PREFIX, RECIPES, TINY_POOLED, TINY_VIEW, TINY_WIDTHS, EpochBar, EpochSeed, History, MemoryLoader, RandomView,
+from .survey import CUTOUT_SIZE, TRUTH, Incomplete, InputError, Survey, atomic_path, column_of, read_json, read_survey, write_json
+from .train import (FASTAI_PREFIX, RECIPES, TINY_POOLED, TINY_VIEW, TINY_WIDTHS, EpochBar, EpochSeed, History, RandomView,
                               choose_device, choose_precision, create_model, forward, make_learner, random_turns, seed_all, settle_recipe, stream)
 
 # %% ../nbs/10_experiments.ipynb #9a5ee2c8
@@ -94,7 +105,7 @@ def pixel_statistics(
     some = images[::max(1, len(images) // most)] / np.float32(255)
     return some.mean((0, 1, 2)).tolist(), np.maximum(some.std((0, 1, 2)), 1e-3).tolist()
 
-# %% ../nbs/10_experiments.ipynb #e9d50b10
+# %% ../nbs/10_experiments.ipynb #2afc2834
 def memory_loaders(
     images,  # uint8 [n, KEPT, KEPT, 3]
     y,  # [n, targets]
@@ -105,15 +116,13 @@ def memory_loaders(
 ) -> DataLoaders:
     "Training and held-out galaxies as chapter 06's loaders, without going through files"
     stats = pixel_statistics(images[rows])
-    def loader(i, train):
-        pixels = torch.from_numpy(images[i]).permute(0, 3, 1, 2).contiguous()
-        data = torch.utils.data.TensorDataset(pixels, torch.tensor(y[i], dtype=torch.float32))
-        return MemoryLoader(data, stats, bs=bs, shuffle=train, drop_last=train, device=device)
-    dls = DataLoaders(loader(rows, True), loader(shown, False), device=device)
+    pixels, y = torch.from_numpy(images).movedim(3, 1).contiguous(), torch.tensor(y, dtype=torch.float32)
+    def loader(i, **options): return ResidentLoader(Cutouts(pixels, y, torch.as_tensor(i)), stats, images.shape[1], bs=bs, device=torch.device(device), **options)
+    dls = DataLoaders(loader(rows, shuffle=True, drop_last=True), loader(shown), device=device)
     dls.stats = stats
     return dls
 
-# %% ../nbs/10_experiments.ipynb #5a15bab6
+# %% ../nbs/10_experiments.ipynb #75f75e0e
 def answers(
     model,  # a network
     images,  # uint8 [n, KEPT, KEPT, 3]
@@ -123,10 +132,20 @@ def answers(
 ) -> np.ndarray:  # float64 [n, targets]
     "What a network says of pictures, averaged over the eight symmetries"
     out = np.zeros((len(images), len(model.units.mean)))
-    for part, x in stream(images, stats, next(model.parameters()).device, bs): out[part] = forward(model.eval(), x, True, precision).cpu().numpy()
+    for part, x in stream(images, images.shape[1], stats, next(model.parameters()).device, bs): out[part] = forward(model.eval(), x, True, precision).cpu().numpy()
     return out
 
-# %% ../nbs/10_experiments.ipynb #889460da
+# %% ../nbs/10_experiments.ipynb #eed7453b
+@contextmanager
+def one_thread():
+    "One thread for torch; what it had before comes back at the end"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+# %% ../nbs/10_experiments.ipynb #7782b4a4
+@one_thread()
 def fit(
     images,  # uint8 [n, H, W, 3]; the central KEPT px are used
     y,  # [n] or [n, targets], physical units; galaxies without a value are not trained on
@@ -147,7 +166,7 @@ def fit(
     mean, std = y[rows].mean(0), y[rows].std(0)
     if not (std > 0).all(): raise InputError(f"All {len(rows)} training galaxies have the same value: there is nothing to learn.")
     seed_all(seed, 0, -1)
-    model = new_network(mean, std, fine)
+    model = new_network(mean, std, fine).to(memory_format=torch.channels_last)
     dls = memory_loaders(images, y, rows, np.flatnonzero(held & np.isfinite(y).all(1))[:SHOWN], recipe.bs, device)
     history = History([], [str(k) for k in range(y.shape[1])])
     learn = make_learner(dls, model, recipe, precision, [EpochSeed(seed), history, EpochBar(history, title, quiet)])
@@ -292,11 +311,11 @@ def looks_figure(
     fig.suptitle(sky, fontsize=9, style="italic", x=0.98, ha="right")
     return fig
 
-# %% ../nbs/10_experiments.ipynb #6003da99
+# %% ../nbs/10_experiments.ipynb #9f598c89
 FEW_LABELS = 1500  # galaxies below which they are cross-validated
 FOLDS = 5
 MOST = 5000  # galaxies used by default: 1 GB of pictures
-FORMAT = 1  # of the results; another one is measured anew
+FORMAT = 2  # of the results; another one is measured anew
 
 # %% ../nbs/10_experiments.ipynb #3435b7ab
 def deal(
@@ -320,7 +339,7 @@ def measured(
     starts = tqdm(range(0, len(images), BATCH), "measuring features", delay=2, leave=False)
     return pd.concat([measure_images(images[i:i + BATCH]) for i in starts], ignore_index=True)
 
-# %% ../nbs/10_experiments.ipynb #3613743c
+# %% ../nbs/10_experiments.ipynb #8bf1891a
 @dataclass
 class Lab:
     "Galaxies in memory, dealt into training and scored ones, and what was predicted of them so far"
@@ -331,7 +350,9 @@ class Lab:
     out: Path = None  # folder; None: nothing is kept
     quiet: bool = False  # no progress bars
     whole: str = ""  # fingerprint of the Survey that the galaxies were taken from
+    workers: int = None  # processes that train; None: as many as are worth their start
     trained: int = 0  # networks so far
+    coming: dict = field(default_factory=dict)  # name to the Future of a network that another process trains
 
     @cached_property
     def images(self):
@@ -362,16 +383,21 @@ class Lab:
         "A catalog column [n] as float64, NaN where missing; a target's name will do"
         return self.survey.target(name)
 
-    def kept(self, name, make):
-        "Predictions [n, k] from the folder, or made and put there"
-        if self.out is None: return make()
-        key = hashlib.sha256(json.dumps([self.settings, name], sort_keys=True).encode()).hexdigest()[:12]
-        file = Path(self.out) / "networks" / f"{name}-{key}.parquet"
-        if not file.is_file():
-            table = pd.DataFrame(made := make()).rename(columns=str)
-            with atomic_path(file) as tmp: table.to_parquet(tmp, index=False)
-            return made
-        return pd.read_parquet(file).to_numpy()
+    def file(self, network):
+        "Where the predictions of a network are kept; None where nothing is"
+        key = hashlib.sha256(json.dumps([self.settings, network.name], sort_keys=True).encode()).hexdigest()[:12]
+        return self.out and Path(self.out) / "networks" / f"{network.name}-{key}.parquet"
+
+    def kept(self, network):
+        "Predictions [n, k] of a network: from the folder, from the process that trains it, or made here"
+        file, coming = self.file(network), self.coming.pop(network.name, None)
+        if file and file.is_file() and not coming: return pd.read_parquet(file).to_numpy()
+        self.trained += 1
+        if coming: return coming.result()
+        made = network(self)
+        if file:
+            with atomic_path(file) as tmp: pd.DataFrame(made).rename(columns=str).to_parquet(tmp, index=False)
+        return made
 
     def together(self, predict):
         "Held-out predictions of all parts: `predict(k, train, scored)` gives [n, ...]"
@@ -382,33 +408,47 @@ class Lab:
             out[scored] = found[scored]
         return out
 
-# %% ../nbs/10_experiments.ipynb #052bf484
+# %% ../nbs/10_experiments.ipynb #9d7b7503
+@dataclass(frozen=True)
+class Network:
+    "A network of one part of a Lab; called with the Lab, it is trained and gives predictions [n, targets]"
+    look: str = "full"  # a name in `LOOKS`
+    targets: tuple = ("metallicity",)
+    fine: bool = False  # see every pixel
+    member: int = None  # number of an inner fold to leave out of the training, of `members`
+    members: int = None
+    again: int = 0  # number of a repeated training, from other initial weights in another order
+    part: int = 0
+
+    @property
+    def name(self):
+        inner = [] if self.member is None else [f"{self.member}of{self.members}"]
+        return "-".join([self.look, *self.targets] + ["fine"] * self.fine + inner + [f"again{self.again}"] * bool(self.again) + [str(self.part)])
+
+    def __call__(self, lab):
+        train, scored = lab.parts[self.part]
+        if self.member is not None: train = train & (np.floor(self.members * hash01(lab.survey.catalog["objID"], lab.seed, "member")) != self.member)
+        y, seed = np.stack([lab.column(t) for t in self.targets], 1), lab.seed + (self.member or 0) + 1000 * self.again
+        return fit(looked_at(lab.images, self.look), y, train, scored, lab.steps, seed, self.fine, self.name, lab.quiet)
+
+# %% ../nbs/10_experiments.ipynb #8b1c39d4
+def over_parts(
+    lab: Lab,
+    networks,  # of part 0
+) -> list:
+    "The same networks for every part of a Lab"
+    return [replace(network, part=k) for network in networks for k in range(len(lab.parts))]
+
+# %% ../nbs/10_experiments.ipynb #847e9022
 def networks(
     lab: Lab,
-    look="full",  # a name in `LOOKS`
-    targets=("metallicity",),
-    fine=False,  # see every pixel
-    member=None,  # number of an inner fold to leave out of the training, of `members`
-    members=None,
-    again=0,  # number of a repeated training, from other initial weights in another order
+    network=Network(),
 ) -> np.ndarray:  # [n, targets], NaN for galaxies that are not scored
-    "Held-out predictions of networks trained on one look of the galaxies: one network per part"
-    y = np.stack([lab.column(t) for t in targets], 1)
-    inner = np.full(len(y), -1) if member is None else np.floor(members * hash01(lab.survey.catalog["objID"], lab.seed, "member")).astype(int)
-    tag = "-".join([look, *targets] + ["fine"] * fine + ([] if member is None else [f"{member}of{members}"]) + [f"again{again}"] * bool(again))
-    seed = lab.seed + (member or 0) + 1000 * again
-    images = None
-    def one(k, train, scored):
-        nonlocal images
-        def make():
-            nonlocal images
-            images = looked_at(lab.images, look) if images is None else images
-            lab.trained += 1
-            return fit(images, y, train & ((inner < 0) | (inner != member)), scored, lab.steps, seed, fine, f"{tag} {k + 1}/{len(lab.parts)}", lab.quiet)
-        return lab.kept(f"{tag}-{k}", make)
-    return lab.together(one)
+    "Held-out predictions of a network of each part"
+    each = over_parts(lab, [network])
+    return lab.together(lambda k, train, scored: lab.kept(each[k]))
 
-# %% ../nbs/10_experiments.ipynb #5b628ad9
+# %% ../nbs/10_experiments.ipynb #280c114d
 def make_lab(
     survey,  # a Survey or its folder
     out=None,  # folder for predictions
@@ -417,6 +457,7 @@ def make_lab(
     seed=0,
     folds="auto",  # as in `deal`
     quiet=False,
+    workers=None,  # processes that train; None: as many as are worth their start
 ) -> Lab:
     "Set the galaxies of a Survey up for experiments; `InputError` where there are too few"
     whole = survey if isinstance(survey, Survey) else read_survey(survey)
@@ -427,7 +468,7 @@ def make_lab(
     parts = deal(used, seed, folds)
     for train, scored in parts:
         if not (train.any() and scored.any()): raise InputError(f"{len(used)} galaxies of {whole.path} leave a split without galaxies: take more, or another seed.")
-    return Lab(used, parts, steps or (STEPS if len(parts) == 1 else STEPS_FEW), seed, None if out is None else Path(out), quiet, whole.fingerprint)
+    return Lab(used, parts, steps or (STEPS if len(parts) == 1 else STEPS_FEW), seed, None if out is None else Path(out), quiet, whole.fingerprint, workers)
 
 # %% ../nbs/10_experiments.ipynb #c9b0c5e4
 PUBLISHED = {  # Wu & Boada 2019, test set of 20,466 galaxies: RMSE, NMAD [dex]
@@ -579,14 +620,21 @@ def widened(
     extra = norm.ppf((1 + LEVEL) / 2) * sigma
     return {**v, "lo": v["value"] - np.hypot(v["value"] - v["lo"], extra), "hi": v["value"] + np.hypot(v["hi"] - v["value"], extra)}
 
-# %% ../nbs/10_experiments.ipynb #3b193d8b
+# %% ../nbs/10_experiments.ipynb #c8858080
+def resolution_networks(
+    lab: Lab,
+) -> dict:  # px to list of Network
+    "The trainings of each size"
+    times = range(TRAININGS if len(lab.parts) == 1 else 1)
+    return {px: [Network("full" if px == CUTOUT_SIZE else f"px_{px}", fine=px == CUTOUT_SIZE, again=i) for i in times] for px in SIZES}
+
+# %% ../nbs/10_experiments.ipynb #f20ac34c
 def run_resolution(
     lab: Lab,
 ) -> dict:
     "Error against the size of the picture"
-    times = TRAININGS if len(lab.parts) == 1 else 1
-    def at(px): return np.hstack([networks(lab, "full" if px == CUTOUT_SIZE else f"px_{px}", fine=px == CUTOUT_SIZE, again=i) for i in range(times)])
-    preds = {px: at(px) for px in SIZES}
+    preds = {px: np.hstack([networks(lab, t) for t in trainings]) for px, trainings in resolution_networks(lab).items()}
+    times = preds[1].shape[1]
     rows = {f"px_{px}": row(lab, f"px_{px}", p, f"CNN, {px} px") for px, p in preds.items()}
     gains = {f"px_{more} - px_{less}": difference(lab, preds[more], preds[less]) for more, less in zip(SIZES[1:], SIZES)}
     noise, true = {}, lab.column("metallicity")[lab.scored]
@@ -608,24 +656,27 @@ def mean_colours(
 # %% ../nbs/10_experiments.ipynb #88e074e7
 SIGNAL = ("r_band", "grey", "shuffled", "stretched", "edges", *(f"{keep}_{r}" for r in RADII for keep in ("inside", "outside")))
 
-# %% ../nbs/10_experiments.ipynb #92a2c543
+# %% ../nbs/10_experiments.ipynb #90c33a1a
 def run_signal(
     lab: Lab,
 ) -> dict:
     "What the network still knows of changed pictures"
-    preds = {"cnn": networks(lab)} | {name: networks(lab, name) for name in SIGNAL}
+    preds = {"cnn": networks(lab)} | {name: networks(lab, Network(name)) for name in SIGNAL}
     colours, z = mean_colours(lab.images), lab.column("metallicity")
     preds["mean_colours"] = lab.together(lambda k, train, scored: forest_on_magnitudes(lab.seed).fit(colours[train], z[train]).predict(colours))
     words = {"cnn": LOOKS["full"].doc, "mean_colours": "random forest, mean level of each band"} | {name: LOOKS[name].doc for name in SIGNAL}
     return {"rows": {k: row(lab, k, p, words[k]) for k, p in preds.items()},
             "differences": {f"cnn - {k}": difference(lab, preds["cnn"], p) for k, p in preds.items() if k != "cnn"}}
 
-# %% ../nbs/10_experiments.ipynb #80b885bc
+# %% ../nbs/10_experiments.ipynb #8757e031
+WEIGHING = (Network(), Network(targets=("log_mass",)), Network(targets=("metallicity", "log_mass")))
+
+# %% ../nbs/10_experiments.ipynb #3919fd18
 def run_mass(
     lab: Lab,
 ) -> dict:
     "Stellar mass from the picture, with and without the metallicity"
-    z, m, both = networks(lab), networks(lab, targets=("log_mass",)), networks(lab, targets=("metallicity", "log_mass"))
+    z, m, both = (networks(lab, network) for network in WEIGHING)
     mass, true = lab.column("log_mass"), lab.column("metallicity")
     through = lab.together(lambda k, train, scored: mzr_relation(mass[train], true[train])(m[:, 0]))
     rows = {"cnn": row(lab, "cnn", z, "CNN, metallicity alone"), "joint_metallicity": row(lab, "", both[:, 0], "CNN, metallicity with mass"),
@@ -655,15 +706,22 @@ def error_correlations(
 # %% ../nbs/10_experiments.ipynb #371cf77d
 MEMBERS, MEMBERS_FEW = 5, 3  # networks of each size: in one split, and within each of five folds
 
-# %% ../nbs/10_experiments.ipynb #f8388663
+# %% ../nbs/10_experiments.ipynb #2495d33d
+def ensemble_networks(
+    lab: Lab,
+) -> dict:  # px to list of Network
+    "The members of each size"
+    k = MEMBERS if len(lab.parts) == 1 else MEMBERS_FEW
+    return {px: [Network(fine=px == CUTOUT_SIZE, member=i, members=k) for i in range(k)] for px in (CUTOUT_SIZE // 2, CUTOUT_SIZE)}
+
+# %% ../nbs/10_experiments.ipynb #bbe962eb
 def run_ensemble(
     lab: Lab,
 ) -> dict:
     "Means of networks that were trained on different folds and sizes"
-    k = MEMBERS if len(lab.parts) == 1 else MEMBERS_FEW
-    single = {64: networks(lab), 128: networks(lab, fine=True)}
-    mean = {px: np.mean([networks(lab, fine=px == 128, member=i, members=k) for i in range(k)], 0) for px in single}
-    preds = {"cnn": single[64], "cnn_128": single[128], "ensemble_64": mean[64], "ensemble_128": mean[128], "ensemble": (mean[64] + mean[128]) / 2}
+    members = ensemble_networks(lab)
+    mean, k = {px: np.mean([networks(lab, m) for m in of], 0) for px, of in members.items()}, len(members[64])
+    preds = {"cnn": networks(lab), "cnn_128": networks(lab, Network(fine=True)), "ensemble_64": mean[64], "ensemble_128": mean[128], "ensemble": (mean[64] + mean[128]) / 2}
     words = {"cnn": "one CNN, 64 px", "cnn_128": "one CNN, 128 px", "ensemble_64": f"{k} CNNs, 64 px", "ensemble_128": f"{k} CNNs, 128 px", "ensemble": f"{2 * k} CNNs, 64 and 128 px"}
     pairs = (("ensemble_64", "cnn"), ("ensemble_128", "cnn_128"), ("ensemble", "cnn"), ("ensemble", "ensemble_64"))
     return {"rows": {name: row(lab, name, p, words[name]) for name, p in preds.items()},
@@ -837,68 +895,94 @@ def with_cast(
     added = np.rint(cast).astype(np.int16)
     return np.concatenate([np.clip(images[i:i + 500] + added[i:i + 500, None, None], 0, 255).astype(np.uint8) for i in range(0, len(images), 500)])
 
-# %% ../nbs/10_experiments.ipynb #0b591320
+# %% ../nbs/10_experiments.ipynb #02c8ed08
+LEAKS = {"shared": (SHARED_Z, SHARED_SKY), "control": (0.0, 0.0)}  # what is put in [dex], [levels]
+
+# %% ../nbs/10_experiments.ipynb #4972f4c6
+def leak_sky(
+    lab: Lab,
+    kind,  # in `LEAKS`, or 'survey': as it is
+) -> tuple:  # catalog with objID, ra, dec; uint8 [n, H, H, 3]; metallicity [n]; int [n], what is drawn as a whole
+    "Galaxies in fields, or those of the Survey as they are"
+    z, catalog = lab.column("metallicity"), lab.survey.catalog
+    if kind == "survey": return catalog, lab.images, z, sky_cell(sky_vectors(catalog["ra"], catalog["dec"]))
+    fields = gather(catalog, lab.seed, FIELD, *LEAKS[kind])
+    return fields.catalog, with_cast(lab.images, fields.cast), z + fields.offset, fields.group
+
+# %% ../nbs/10_experiments.ipynb #a9716631
+@dataclass(frozen=True)
+class LeakNetwork:
+    "A network of one fold of a sky with (or without) a leak; called with the Lab, it is trained and gives predictions [n, 1]"
+    kind: str  # as in `leak_sky`
+    by: str  # 'sky' or 'random'
+    fold: int
+
+    @property
+    def name(self): return f"leak-{self.kind}-{self.by}-{self.fold}"
+
+    def __call__(self, lab):
+        catalog, images, z, _ = leak_sky(lab, self.kind)
+        split, folds = split_for_fold(catalog, self.fold, LEAK_FOLDS, lab.seed, self.by), assign_folds(catalog, LEAK_FOLDS, lab.seed, self.by)
+        return fit(images, z, split == "train", folds == self.fold, math.ceil(LEAK_STEPS * lab.steps), lab.seed, title=self.name, quiet=lab.quiet)
+
+# %% ../nbs/10_experiments.ipynb #16834c63
+def leak_networks(
+    lab: Lab,
+) -> list:
+    "All networks of the experiment"
+    kinds = LEAKS if lab.survey.is_mock else ["survey"]
+    return [LeakNetwork(kind, by, fold) for kind in kinds for by in ("random", "sky") for fold in range(LEAK_FOLDS)]
+
+# %% ../nbs/10_experiments.ipynb #9cbbacca
 def folded(
     lab: Lab,
-    name,  # for the predictions on disk
+    kind,  # as in `leak_sky`
     catalog,  # objID, ra, dec
-    images,  # uint8 [n, H, H, 3]
-    features,  # [n, p] of them
+    features,  # [n, p] of the pictures
     z,  # metallicity [n]
     by,  # 'sky' or 'random'
 ) -> tuple:  # predictions [n] of the network and of the forest, NaN for galaxies near an edge
     "Cross-validated predictions with one way to split"
     folds, out = assign_folds(catalog, LEAK_FOLDS, lab.seed, by), np.full((len(z), 2), np.nan)
     for k in range(LEAK_FOLDS):
-        split = split_for_fold(catalog, k, LEAK_FOLDS, lab.seed, by)
-        train, held = split == "train", folds == k
+        train, held = split_for_fold(catalog, k, LEAK_FOLDS, lab.seed, by) == "train", folds == k
         if not held.any(): raise InputError(f"Fold {k + 1} of {LEAK_FOLDS} by {by} holds none of the {len(z)} galaxies: the leak takes more of them, in more places.")
-        def make():
-            lab.trained += 1
-            return fit(images, z, train, held, math.ceil(LEAK_STEPS * lab.steps), lab.seed, title=f"leak, {name}, {by} {k + 1}/{LEAK_FOLDS}", quiet=lab.quiet)
-        out[held, 0] = lab.kept(f"leak-{name}-{by}-{k}", make)[held, 0]
         out[held, 1] = forest_on_features(lab.seed).fit(features[train], z[train]).predict(features[held])
+        out[held, 0] = lab.kept(LeakNetwork(kind, by, k))[held, 0]
     return out.T
 
-# %% ../nbs/10_experiments.ipynb #7de851e1
+# %% ../nbs/10_experiments.ipynb #872983c8
 def leak_of(
     lab: Lab,
-    name,  # 'shared', 'control' or 'survey'
-    catalog,  # objID, ra, dec
-    images,  # uint8 [n, H, H, 3]
-    z,  # metallicity [n]
-    group,  # int [n], drawn as a whole
+    kind,  # as in `leak_sky`
 ) -> tuple:  # rows, differences
     "Error with either split, and the difference on the same galaxies"
+    catalog, images, z, group = leak_sky(lab, kind)
     features = measured(images).to_numpy()
-    pred = {by: dict(zip(("cnn", "forest"), folded(lab, name, catalog, images, features, z, by))) for by in ("random", "sky")}
+    pred = {by: dict(zip(("cnn", "forest"), folded(lab, kind, catalog, features, z, by))) for by in ("random", "sky")}
     ok = np.isfinite(z) & np.all([np.isfinite(p["cnn"]) for p in pred.values()], 0)
     words, rows, differences = {"cnn": "CNN", "forest": "random forest, image features"}, {}, {}
     for model in words:
-        for by in pred: rows[f"{name}_{model}_{by}"] = {"what": f"{words[model]}, split by {by}: {name}", "target": None, "published": None,
+        for by in pred: rows[f"{kind}_{model}_{by}"] = {"what": f"{words[model]}, split by {by}: {kind}", "target": None, "published": None,
                                                         **{f.__name__: interval(f, z[ok], pred[by][model][ok], groups=group[ok]) for f in (rmse, nmad)}}
-        differences[f"{name}_{model}: random - sky"] = {f.__name__: paired_difference(f, z[ok], pred["random"][model][ok], pred["sky"][model][ok], groups=group[ok]) for f in (rmse, nmad)}
+        differences[f"{kind}_{model}: random - sky"] = {f.__name__: paired_difference(f, z[ok], pred["random"][model][ok], pred["sky"][model][ok], groups=group[ok]) for f in (rmse, nmad)}
     return rows, differences
 
-# %% ../nbs/10_experiments.ipynb #853aff71
+# %% ../nbs/10_experiments.ipynb #76a66160
 def run_leak(
     lab: Lab,
 ) -> dict:
     "Error of a split at random minus that of a split by cells of sky"
-    z, catalog = lab.column("metallicity"), lab.survey.catalog
     if not lab.survey.is_mock:
-        rows, differences = leak_of(lab, "survey", catalog, lab.images, z, sky_cell(sky_vectors(catalog["ra"], catalog["dec"])))
+        rows, differences = leak_of(lab, "survey")
         return {"rows": rows, "differences": differences, "how": "the Survey as it is; intervals draw whole cells of sky"}
-    rows, differences, counts = {}, {}, {}
-    for name, z_, sky_ in (("shared", SHARED_Z, SHARED_SKY), ("control", 0.0, 0.0)):
-        fields = gather(catalog, lab.seed, FIELD, z_, sky_)
-        found = leak_of(lab, name, fields.catalog, with_cast(lab.images, fields.cast), z + fields.offset, fields.group)
-        rows, differences = rows | found[0], differences | found[1]
-        counts = {"fields": int(fields.group.max() + 1), "pairs_across_a_random_split": straddling_pairs(fields.catalog, assign_split(fields.catalog, lab.seed, "random")),
-                  "pairs_across_a_split_by_sky": straddling_pairs(fields.catalog, assign_split(fields.catalog, lab.seed, "sky"))}
+    found = [leak_of(lab, kind) for kind in LEAKS]
+    fields = gather(lab.survey.catalog, lab.seed, FIELD)
+    counts = {"fields": int(fields.group.max() + 1), "pairs_across_a_random_split": straddling_pairs(fields.catalog, assign_split(fields.catalog, lab.seed, "random")),
+              "pairs_across_a_split_by_sky": straddling_pairs(fields.catalog, assign_split(fields.catalog, lab.seed, "sky"))}
     how = (f"put in: fields of {FIELD} galaxies within about {3 * SPREAD_DEG:.1f} deg that share a metallicity offset (sigma {SHARED_Z} dex, invisible) and a cast of the sky "
            f"(sigma {SHARED_SKY} levels in each band); control: the same fields without offset and cast; {LEAK_FOLDS} folds each way; intervals draw whole fields")
-    return {"rows": rows, "differences": differences, "how": how, "counts": counts}
+    return {"rows": {k: v for rows, _ in found for k, v in rows.items()}, "differences": {k: v for _, d in found for k, v in d.items()}, "how": how, "counts": counts}
 
 # %% ../nbs/10_experiments.ipynb #2a7ca156
 NEIGHBOUR_DEG = 2.0  # [deg] farther ones do not count as neighbours: about a cell of sky
@@ -917,24 +1001,27 @@ def neighbour_correlation(
     values = np.asarray(values, "float64")
     return bootstrap(spearman, values[near], values[nearest[near, 1]], groups=sky_cell(places)[near])
 
-# %% ../nbs/10_experiments.ipynb #bfd6e8ab
+# %% ../nbs/10_experiments.ipynb #9cfd8f61
 @dataclass(frozen=True)
 class Experiment:
     "One experiment"
     run: Callable  # Lab to dict of rows, differences, numbers, not_possible
     doc: str
     needs: dict = field(default_factory=dict)  # catalog column to what it is
+    networks: Callable = lambda lab: over_parts(lab, [Network()])  # Lab to list of all that `run` asks for
 
 _MASS = {MASS: "stellar mass"}
 EXPERIMENTS = {
     "baselines": Experiment(run_baselines, "the network beside everything that is simpler"),
-    "resolution": Experiment(run_resolution, "error against the size of the picture"),
-    "signal": Experiment(run_signal, "colour, shape, centre, outskirts: what the network still knows of changed pictures"),
-    "mass": Experiment(run_mass, "stellar mass alone and with the metallicity; correlation of the errors", _MASS),
-    "ensemble": Experiment(run_ensemble, "means of networks of several folds and two sizes"),
+    "resolution": Experiment(run_resolution, "error against the size of the picture", networks=lambda lab: over_parts(lab, sum(resolution_networks(lab).values(), []))),
+    "signal": Experiment(run_signal, "colour, shape, centre, outskirts: what the network still knows of changed pictures",
+                         networks=lambda lab: over_parts(lab, [Network(name) for name in ("full", *SIGNAL)])),
+    "mass": Experiment(run_mass, "stellar mass alone and with the metallicity; correlation of the errors", _MASS, lambda lab: over_parts(lab, WEIGHING)),
+    "ensemble": Experiment(run_ensemble, "means of networks of several folds and two sizes",
+                           networks=lambda lab: over_parts(lab, [Network(), Network(fine=True), *sum(ensemble_networks(lab).values(), [])])),
     "beyond_mass": Experiment(run_beyond_mass, "is the network only reading mass and star formation?", _MASS | {column_of("log_sfr"): "star formation rate"}),
     "scatter": Experiment(run_scatter, "width of the mass-metallicity relation, corrected", _MASS | {"oh_p16": "error of the metallicity", "oh_p84": "error of the metallicity"}),
-    "leak": Experiment(run_leak, "a split at random against a split by cells of sky", {"ra": "right ascension", "dec": "declination"}),
+    "leak": Experiment(run_leak, "a split at random against a split by cells of sky", {"ra": "right ascension", "dec": "declination"}, leak_networks),
 }
 
 # %% ../nbs/10_experiments.ipynb #71293567
@@ -946,7 +1033,17 @@ def reason_against(
     lacking = {c: words for c, words in EXPERIMENTS[name].needs.items() if not lab.survey.has(c)}
     return f"the catalog has no {', '.join(f'{c} ({words})' for c, words in lacking.items())}" if lacking else ""
 
-# %% ../nbs/10_experiments.ipynb #c5384ae6
+# %% ../nbs/10_experiments.ipynb #84ebc8e7
+def finished(
+    lab: Lab,
+    name,  # of an experiment
+) -> dict:  # None where it is to be run
+    "The result of an experiment from the folder, where nothing that it depends on has changed"
+    file = lab.out and Path(lab.out) / f"{name}.json"
+    known = read_json(file) if file and file.is_file() else {}
+    return known if known.get("settings") == lab.settings else None
+
+# %% ../nbs/10_experiments.ipynb #f5b4aa59
 def run_one(
     lab: Lab,
     name,  # of an experiment
@@ -954,7 +1051,7 @@ def run_one(
 ) -> dict:
     "Run one experiment, or take its result from the folder where nothing has changed; every result says on what sky and with what settings"
     file, began, before = lab.out and Path(lab.out) / f"{name}.json", time.perf_counter(), lab.trained
-    if file and file.is_file() and (known := read_json(file)).get("settings") == lab.settings:
+    if known := finished(lab, name):
         say(f"{name}: finished before.")
         return known
     reason = reason_against(lab, name)
@@ -967,7 +1064,71 @@ def run_one(
     say(f"{name}: {f'not possible, {reason}' if reason else f'{lab.trained - before} networks trained'}, {result['seconds']:.0f} s.")
     return read_json(file) if file else result
 
-# %% ../nbs/10_experiments.ipynb #5b8d3e49
+# %% ../nbs/10_experiments.ipynb #d09c4826
+MOST_WORKERS = 8
+STEPS_WORTH = 200  # steps of training that are worth the start of a process
+
+# %% ../nbs/10_experiments.ipynb #7be77195
+def planned(
+    lab: Lab,
+    names,  # of experiments
+) -> list:  # of networks, in the order in which they are needed
+    "The networks that are still to be trained"
+    possible = [name for name in names if not reason_against(lab, name) and not finished(lab, name)]
+    every = {network.name: network for name in possible for network in EXPERIMENTS[name].networks(lab)}
+    return [network for network in every.values() if not (lab.out and lab.file(network).is_file())]
+
+# %% ../nbs/10_experiments.ipynb #7e668c8a
+def number_of_workers(
+    lab: Lab,
+    n,  # networks to train
+) -> int:
+    "As many processes as asked for, or as many as there are cores and their start is worth"
+    if lab.workers: return min(lab.workers, n)
+    return 1 if choose_device() != "cpu" else min(os.cpu_count(), MOST_WORKERS, n, n * lab.steps // STEPS_WORTH)
+
+# %% ../nbs/10_experiments.ipynb #cb74222d
+def _work(lab, stop):
+    "Make this process one that trains for a Lab, on one thread, until the suite ends"
+    def watch():
+        while mp.parent_process().is_alive() and not stop.wait(1): pass
+        os._exit(0)
+    threading.Thread(target=watch, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _work.lab = lab
+
+def _train(network): return _work.lab.kept(network)
+
+# %% ../nbs/10_experiments.ipynb #9af5afa1
+@contextmanager
+def training(
+    lab: Lab,
+    networks,  # to be trained
+):
+    "While the block runs, other processes train networks for `lab.kept`; `Incomplete` where one of them dies"
+    workers = number_of_workers(lab, len(networks))
+    if workers < 2:
+        yield
+        return
+    spawn = mp.get_context("spawn")
+    stop, there = spawn.Event(), replace(lab, quiet=True, coming={})
+    pool = ProcessPoolExecutor(workers, spawn, _work, (there, stop))
+    bar = tqdm(total=len(networks), desc=f"training networks, {workers} at a time", unit="network", disable=lab.quiet, delay=2, leave=False)
+    try:
+        for network in networks:
+            lab.coming[network.name] = future = pool.submit(_train, network)
+            future.add_done_callback(lambda _: bar.update())
+        yield
+    except BrokenProcessPool:
+        raise Incomplete("A process that trains networks has died, perhaps for want of memory: the same command goes on, and takes less memory with fewer workers.") from None
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+        lab.coming = {}
+
+# %% ../nbs/10_experiments.ipynb #4ded88c7
 def experiments(
     survey,  # a Survey or its folder
     out,  # folder for the results
@@ -977,6 +1138,7 @@ def experiments(
     seed=0,
     folds="auto",  # as in `deal`
     quiet=False,  # no progress bars, no messages
+    workers=None,  # processes that train networks; None: one for each core, as far as they are worth their start; one beside a GPU
 ) -> dict:  # name to result
     "Run experiments on a Survey; what is finished in the folder is not repeated; `Incomplete` when stopped"
     names = [only] if isinstance(only, str) else list(only or EXPERIMENTS)
@@ -985,9 +1147,10 @@ def experiments(
     out = Path(out)
     if out.is_dir() and any(out.iterdir()) and not ((out / "networks").is_dir() or any((out / f"{name}.json").is_file() for name in EXPERIMENTS)):
         raise InputError(f"{out} holds files and no experiments: give another --out.")
-    lab, say = make_lab(survey, out, n, steps, seed, folds, quiet), (lambda *_: None) if quiet else print
+    lab, say = make_lab(survey, out, n, steps, seed, folds, quiet, workers), (lambda *_: None) if quiet else tqdm.write
     say(f"{sky_name(lab.survey)}: {len(lab.survey)} galaxies, {lab.scored.sum()} scored, {lab.steps} steps a network.")
-    try: results = {name: run_one(lab, name, say) for name in names}
+    try:
+        with training(lab, planned(lab, names)): results = {name: run_one(lab, name, say) for name in names}
     except KeyboardInterrupt: raise Incomplete(f"Stopped. What is finished is kept in {out}; the same command goes on from there.") from None
     save_figures(out / "figures", figures_of(results))
     return results

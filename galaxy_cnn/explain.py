@@ -18,7 +18,7 @@ __all__ = ['MIN_GALAXIES', 'COMPONENTS', 'MEASURED', 'GRID', 'CUT', 'STEPS', 'TO
            'explain_galleries', 'explain_radius', 'random_maps', 'explain_sanity', 'explain_classifier', 'explanation',
            'explain', 'format_explain', 'format_classifier']
 
-# %% ../nbs/11_explain.ipynb #5abf0325
+# %% ../nbs/11_explain.ipynb #a69963b8
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,12 +33,12 @@ from sklearn.decomposition import PCA
 from torch import nn
 from tqdm import tqdm
 
-from .data import crop_pad, make_dls, read_images
+from .data import crop_pad, load_cutouts, read_images, resident_dls
 from .evaluate import (LEVEL, N_BOOT, OBSERVED, PREDICTED, bootstrap, canvas, gallery_rows, head, held_out, label_of, save_figures, sky_name,
                                  spearman, with_interval)
 from .features import ANNULI, APERTURE, frames, measure
 from .survey import CUTOUT_SIZE, MISSING, InputError, write_json
-from .train import (RECIPES, TINY_POOLED, TINY_VIEW, RandomView, Run, create_model, default_epochs, head_of, in_memory, make_learner, read_run,
+from .train import (RECIPES, TINY_POOLED, TINY_VIEW, RandomView, Run, create_model, default_epochs, head_of, make_learner, read_run,
                               seed_all)
 
 # %% ../nbs/11_explain.ipynb #72df6a68
@@ -783,7 +783,7 @@ def training_split(
     unseen = split == "fold0" if run.folds else split == "test"
     return np.where(seen_by, "train", np.where(unseen, "valid", ""))
 
-# %% ../nbs/11_explain.ipynb #f8b6a0b2
+# %% ../nbs/11_explain.ipynb #2adf6e0c
 def train_classifier(
     survey,  # galaxies of low and high target
     split,  # str [n]: 'train' or 'valid'
@@ -795,13 +795,12 @@ def train_classifier(
     "Train the small network to tell high from low"
     recipe, n = replace(RECIPES["xresnet_tiny"], steps=CLASSIFIER_STEPS, epochs=CLASSIFIER_EPOCHS), int((split == "train").sum())
     seed_all(seed, -2)
-    dls = make_dls(survey, split, (target,), min(recipe.bs, max(n // 8, 2)), size, seed=seed, device="cpu")
-    memory = in_memory(dls, (target,), size)
-    limit = survey.target(target)[high == 0].max()
-    for dl in memory.loaders: dl.dataset.tensors = (dl.dataset.tensors[0], (dl.dataset.tensors[1][:, 0].double() > limit + 1e-6).long())
-    learn = make_learner(memory, create_model("xresnet_tiny", len(CLASSES)), recipe)
+    pixels, _ = load_cutouts(survey)
+    dls = resident_dls(survey, split, pixels, (target,), min(recipe.bs, max(n // 8, 2)), size, seed=seed, augment=False, device="cpu")
+    for dl in dls.loaders: dl.dataset.y = torch.from_numpy(np.asarray(high)).long()
+    learn = make_learner(dls, create_model("xresnet_tiny", len(CLASSES)), recipe)
     learn.loss_func = nn.CrossEntropyLoss()
-    learn.fit_one_cycle(default_epochs(recipe, n, memory.train.bs), recipe.lr)
+    learn.fit_one_cycle(default_epochs(recipe, n, dls.train.bs), recipe.lr)
     model = learn.model.eval()
     x = normalise(read_images(survey.image_files, size), size, dls.stats)
     with torch.no_grad(): score = torch.cat([contrast_of(model)(b) for b in x.split(128)])

@@ -6,8 +6,8 @@
 __all__ = ['MISSING', 'CUTOUT_SIZE', 'SDSS_PIXEL', 'FIELD_R90', 'BANDS', 'PERCENTILES', 'LINES', 'COLUMNS', 'TARGETS', 'TRUTH',
            'DERIVED', 'JPEG_START', 'JPEG_END', 'FLOAT_STEP', 'PACKAGES', 'InputError', 'Incomplete', 'Column',
            'atomic_path', 'write_json', 'read_json', 'decode', 'read_catalog', 'content_hash', 'versions', 'columns_in',
-           'column_of', 'Survey', 'read_survey', 'write_survey', 'write_survey_parts', 'Problem', 'validate',
-           'describe']
+           'column_of', 'Survey', 'read_survey', 'write_survey', 'write_survey_parts', 'Problem', 'try_image',
+           'validate', 'describe']
 
 # %% ../nbs/00_survey.ipynb #87a3f0e7
 import hashlib
@@ -392,13 +392,19 @@ class Problem:
 
     def __str__(self): return self.message
 
-# %% ../nbs/00_survey.ipynb #d2ab3dc6
-def _image_problem(file, objID, size):
-    "What is wrong with one cutout, or None"
-    try: shape = decode(file).shape
-    except FileNotFoundError: return Problem("missing image", objID, f"{file} is missing")
-    except (ValueError, OSError) as e: return Problem("unreadable image", objID, f"{file} is unreadable: {e}")
-    if shape[:2] != (size, size): return Problem("wrong size", objID, f"{file} is {shape[1]}x{shape[0]} px instead of {size}x{size}")
+# %% ../nbs/00_survey.ipynb #d0494203
+def try_image(
+    file,  # path of a cutout
+    objID,  # whose it is
+    size,  # [px] that it should have
+    read=decode,  # from the path to uint8 [H, W, 3]
+) -> tuple:  # the image, or None; what is wrong with it, or None
+    "Read a cutout, or say what is wrong with it"
+    try: image = read(file)
+    except FileNotFoundError: return None, Problem("missing image", objID, f"{file} is missing")
+    except (ValueError, OSError, TypeError) as e: return None, Problem("unreadable image", objID, f"{file} is unreadable: {e}")
+    if image.shape == (size, size, 3): return image, None
+    return None, Problem("wrong size", objID, f"{file} is {image.shape[1]}x{image.shape[0]} px instead of {size}x{size}")
 
 # %% ../nbs/00_survey.ipynb #0f97c327
 def _target_problems(survey, target):
@@ -408,7 +414,7 @@ def _target_problems(survey, target):
         objID, value = int(survey.catalog["objID"].iloc[i]), survey.catalog[column].iloc[i] if column in survey.catalog else values[i]
         yield Problem("missing target", objID, f"objID {objID} has {column} = {value:g}")
 
-# %% ../nbs/00_survey.ipynb #1feddaff
+# %% ../nbs/00_survey.ipynb #2f8d4a71
 def validate(
     survey: Survey,
     targets=("metallicity",),  # targets that every galaxy must have
@@ -420,7 +426,7 @@ def validate(
     if images and survey.suffix == ".jpg":
         jobs = list(zip(survey.image_files, survey.catalog["objID"].tolist()))
         with ThreadPoolExecutor(workers) as pool:
-            found = pool.map(lambda job: _image_problem(*job, survey.size), jobs)
+            found = pool.map(lambda job: try_image(*job, survey.size)[1], jobs)
             problems += [p for p in tqdm(found, "checking cutouts", len(jobs), delay=2, leave=False) if p]
     return problems
 

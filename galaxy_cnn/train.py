@@ -8,17 +8,17 @@ __all__ = ['LOG_SIGMA', 'TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 
            'PRETRAINED', 'PRETRAINED_SIZE', 'FEW', 'FOLDS', 'SHARE', 'GP_FILE', 'FROZEN_FILE', 'AUGMENTATION',
            'FASTAI_PREFIX', 'MOCK_SEED', 'PRETRAINING', 'PRETRAINING_RECIPE', 'aligned', 'ScaledRMSE', 'FaithfulLoss',
            'Standardize', 'RandomView', 'random_turns', 'MeanMaxPool', 'xresnet_tiny', 'MeanAndSigma', 'head_of',
-           'create_model', 'Recipe', 'default_epochs', 'choose_arch', 'cpu_flags', 'choose_precision', 'Bfloat16',
-           'PlainTensors', 'seed_all', 'EpochSeed', 'WeightAverage', 'History', 'EpochBar', 'MemoryLoader', 'in_memory',
-           'target_scale', 'make_learner', 'RangeTest', 'find_lr', 'lr_figure', 'optimiser_state', 'restore_optimiser',
-           'Progress', 'save_checkpoint', 'load_checkpoint', 'restore', 'write_history', 'Checkpoint', 'file_hash',
-           'load_weights', 'split_names', 'split_hash', 'Run', 'read_run', 'symmetries', 'views', 'forward', 'stream',
-           'cropped', 'Answer', 'answer', 'predict_array', 'starting_run', 'fine_tuning', 'gp_inputs', 'blend',
-           'fit_gps', 'held_out_errors', 'Plan', 'usable', 'choose_device', 'settle_recipe', 'make_plan', 'same_plan',
-           'claim', 'sweep', 'warm_start', 'make_network', 'fit_network', 'write_card', 'train', 'run_plan',
-           'pretraining_targets', 'pretrain']
+           'create_model', 'Recipe', 'default_epochs', 'rectification', 'ForeachAdam', 'ForeachLookahead', 'ranger',
+           'choose_arch', 'cpu_flags', 'choose_precision', 'Bfloat16', 'PlainTensors', 'seed_all', 'EpochSeed',
+           'WeightAverage', 'History', 'EpochBar', 'SmoothLoss', 'target_scale', 'make_learner', 'RangeTest', 'find_lr',
+           'lr_figure', 'optimiser_state', 'restore_optimiser', 'Progress', 'save_checkpoint', 'load_checkpoint',
+           'restore', 'write_history', 'Checkpoint', 'file_hash', 'load_weights', 'split_names', 'split_hash', 'Run',
+           'read_run', 'symmetries', 'views', 'forward', 'stream', 'Answer', 'answer', 'predict_array', 'starting_run',
+           'fine_tuning', 'gp_inputs', 'blend', 'fit_gps', 'held_out_errors', 'Plan', 'usable', 'choose_device',
+           'settle_recipe', 'make_plan', 'same_plan', 'claim', 'sweep', 'warm_start', 'make_network', 'fit_network',
+           'write_card', 'train', 'run_plan', 'pretraining_targets', 'pretrain']
 
-# %% ../nbs/06_train.ipynb #61a4a842
+# %% ../nbs/06_train.ipynb #039d68f7
 import copy
 import hashlib
 import json
@@ -41,11 +41,9 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler, valley
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
 from fastai.layers import ResBlock
-from fastai.learner import Learner
-from fastai.optimizer import Adam, ranger
+from fastai.learner import AvgSmoothLoss, Learner
+from fastai.optimizer import Lookahead, Optimizer
 from fastai.vision.models.xresnet import XResNet
 from fastcore.foundation import L
 from matplotlib.figure import Figure
@@ -56,7 +54,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from .data import BUFFER, MIN_STEPS, assign_folds, assign_split, crop_pad, default_batch_size, hash01, make_dls, read_images, split_for_fold, split_kind
+from .data import (BUFFER, MIN_STEPS, assign_folds, assign_split, centred, default_batch_size, hash01, load_cutouts, make_dls, normalised, read_images, resident_dls,
+                             split_for_fold, split_kind)
 from .features import BATCH, GaussianProcess, gp_columns, gp_mean, measure_images
 from .survey import (TRUTH, Incomplete, InputError, Survey, atomic_path, column_of, columns_in, describe, read_json, read_survey, validate,
                                versions, write_json)
@@ -215,7 +214,7 @@ def create_model(
     if std is not None: model.units.std.copy_(torch.as_tensor(std))
     return model
 
-# %% ../nbs/06_train.ipynb #1b536180
+# %% ../nbs/06_train.ipynb #27adf394
 @dataclass(frozen=True)
 class Recipe:
     "How an architecture is trained"
@@ -226,14 +225,13 @@ class Recipe:
     ema: float = 0.0  # decay per step of the average of the weights; 0: none
     steps: int = 2000  # wanted, in all
     epochs: tuple = (7, 40)  # at least, at most
-    loader: str = "files"  # 'files': the tutorial's DataBlock; 'memory': decoded once, augmented inside the network
+    augment: bool = True  # shifts and the eight symmetries; False: the network augments
 
-# %% ../nbs/06_train.ipynb #1f576dba
+# %% ../nbs/06_train.ipynb #8617d49c
 TUTORIAL = Recipe()  # Wu 2020
 RECIPES = {arch: TUTORIAL for arch in ARCHS} | {
-    "xresnet_tiny": Recipe("adam", lr=3e-3, wd=0.05, bs=32, ema=0.98, epochs=(20, 80), loader="memory"),
+    "xresnet_tiny": Recipe("adam", lr=3e-3, wd=0.05, bs=32, ema=0.98, epochs=(20, 80), augment=False),
 }
-OPTIMISERS = {"ranger": ranger, "adam": Adam}  # fastai's: RAdam inside Lookahead, and Adam with decoupled weight decay
 
 # %% ../nbs/06_train.ipynb #b6480030
 def default_epochs(
@@ -244,6 +242,70 @@ def default_epochs(
     "Epochs that make the recipe's number of steps, within its bounds"
     low, high = recipe.epochs
     return min(high, max(low, math.ceil(recipe.steps / max(n // bs, 1))))
+
+# %% ../nbs/06_train.ipynb #e722afa0
+def rectification(
+    step,  # number of the step, from 1
+    sqr_mom,
+):
+    "RAdam's factor, None where the variance is not known well enough to divide by it (Liu et al. 2020, algorithm 2, with fastai's limit)"
+    most = 2 / (1 - sqr_mom) - 1
+    r = most - 2 * step * sqr_mom**step / (1 - sqr_mom**step)
+    return math.sqrt((r - 4) * (r - 2) * most / ((most - 4) * (most - 2) * r)) if r > 5 else None
+
+# %% ../nbs/06_train.ipynb #a78fd39d
+class ForeachAdam(Optimizer):
+    "fastai's Adam (rectified: RAdam) with decoupled weight decay, all tensors at once"
+    def __init__(self, params, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.0, rectify=False):
+        super().__init__(params, [], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+        self.rectify = rectify
+
+    def zero_grad(self):
+        for p, *_ in self.all_params(with_grad=True): p.grad = None
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        alike = {}  # tensors with the same hyperparameters, decay and age
+        for p, _, state, hyper in self.all_params(with_grad=True):
+            if "step" not in state: state.update(grad_avg=torch.zeros_like(p.grad), sqr_avg=torch.zeros_like(p.grad), step=0)
+            state["step"] += 1
+            members = alike.setdefault((id(hyper), state.get("do_wd", True), state["step"]), (hyper, [], [], [], []))[1:]
+            for member, tensor in zip(members, (p.data, p.grad, state["grad_avg"], state["sqr_avg"])): member.append(tensor)
+        for (_, decay, step), (hyper, *tensors) in alike.items(): self.step_of(*tensors, step, decay, **hyper)
+
+    def step_of(self, params, grads, grad_avg, sqr_avg, step, decay, lr, mom, sqr_mom, eps, wd):
+        "One step of tensors that are alike"
+        if decay: torch._foreach_mul_(params, 1 - lr * wd)
+        torch._foreach_lerp_(grad_avg, grads, 1 - mom)
+        torch._foreach_mul_(sqr_avg, sqr_mom)
+        torch._foreach_addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+        factor, size = rectification(step, sqr_mom) if self.rectify else 1.0, -lr / (1 - mom**step)
+        if factor is None: return torch._foreach_add_(params, grad_avg, alpha=size)
+        root = torch._foreach_sqrt(torch._foreach_div(sqr_avg, 1 - sqr_mom**step))
+        torch._foreach_add_(root, eps)
+        torch._foreach_addcdiv_(params, grad_avg, root, size * factor)
+
+# %% ../nbs/06_train.ipynb #b1c4e3f8
+class ForeachLookahead(Lookahead):
+    "fastai's Lookahead, all tensors at once"
+    @torch.no_grad()
+    def step(self, closure=None):
+        if self.slow_weights is None: self._copy_weights()
+        self.opt.step()
+        self.count += 1
+        if self.count % self.k: return
+        slow, fast = ([p.data for group in groups for p in group] for groups in (self.slow_weights, self.param_lists))
+        torch._foreach_lerp_(slow, fast, self.alpha)
+        torch._foreach_copy_(fast, slow)
+
+# %% ../nbs/06_train.ipynb #e83bb706
+def ranger(
+    params, lr, mom=0.95, eps=1e-6, wd=0.01,  # as fastai's
+) -> ForeachLookahead:
+    "RAdam inside Lookahead"
+    return ForeachLookahead(ForeachAdam(params, lr, mom, eps=eps, wd=wd, rectify=True))
+
+OPTIMISERS = {"ranger": ranger, "adam": ForeachAdam}
 
 # %% ../nbs/06_train.ipynb #03312b45
 LARGE = 20_000  # training galaxies from which a GPU is given xresnet34, and a CPU xresnet18; not measured, the tutorial has 104,000
@@ -317,7 +379,7 @@ class EpochSeed(Callback):
     def __init__(self, seed, network=0): self.seed, self.network = seed, network
     def before_epoch(self): self.dls.train.rng = random.Random(seed_all(self.seed, self.network, self.epoch))
 
-# %% ../nbs/06_train.ipynb #c4c2ff59
+# %% ../nbs/06_train.ipynb #ef70c7a7
 class WeightAverage(Callback):
     "Exponential moving average of weights and batch statistics: used to validate, and kept at the end"
     order = 40
@@ -330,12 +392,13 @@ class WeightAverage(Callback):
     def weights(self): return [v for v in self.model.state_dict().values() if v.is_floating_point()]
 
     def before_fit(self):
-        if self.average is None: self.average = [v.clone() for v in self.weights()]
+        self.live = self.weights()
+        if self.average is None: self.average = [v.clone() for v in self.live]
 
     def after_batch(self):
         if not self.training: return
         step = self.epoch * self.n_iter + self.iter
-        torch._foreach_lerp_(self.average, self.weights(), 1 - min(self.decay, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(self.average, self.live, 1 - min(self.decay, (1 + step) / (10 + step)))
 
     def swap(self):
         "Exchange the weights and their average"
@@ -400,32 +463,12 @@ class EpochBar(Callback):
 
     def after_fit(self): self.shown.close()
 
-# %% ../nbs/06_train.ipynb #273ce15c
-class MemoryLoader(DataLoader):
-    "Batches out of one array of cutouts: `dataset` is a `TensorDataset` of uint8 [n, 3, H, W] and targets"
-    def __init__(self, dataset=None, stats=None, **kwargs):
-        super().__init__(dataset, **kwargs)
-        self.mean, self.std = (torch.tensor(s, dtype=torch.float32).view(3, 1, 1) for s in stats)
-
-    def create_batches(self, samps):
-        for i in self.chunkify(samps): yield tuple(t[i] for t in self.dataset.tensors)
-
-    def after_batch(self, b): return (b[0].float() / 255 - self.mean.to(b[0].device)) / self.std.to(b[0].device), b[1]
-
-# %% ../nbs/06_train.ipynb #4693a130
-def in_memory(
-    dls,  # from `make_dls`
-    targets,  # names of the targets, in order
-    size,  # [px]: the central part that is kept
-) -> DataLoaders:
-    "The same galaxies, decoded once, centred, without augmentation (which is the network's)"
-    def loader(dl, train):
-        pixels = torch.from_numpy(read_images(dl.items["file"], size)).permute(0, 3, 1, 2).contiguous()
-        y = torch.tensor(dl.items[list(targets)].to_numpy("float32"))
-        return MemoryLoader(torch.utils.data.TensorDataset(pixels, y), dls.stats, bs=dls.train.bs, shuffle=train, drop_last=train, device=dls.device)
-    memory = DataLoaders(loader(dls.train, True), loader(dls.valid, False), device=dls.device)
-    memory.stats = dls.stats
-    return memory
+# %% ../nbs/06_train.ipynb #3644223f
+class SmoothLoss(AvgSmoothLoss):
+    "fastai's smoothed loss, kept on the device"
+    def accumulate(self, learn):
+        self.count += 1
+        self.val = torch.lerp(learn.loss.detach().float().mean(), self.val.to(learn.loss.device), self.beta)
 
 # %% ../nbs/06_train.ipynb #bb30a055
 def target_scale(
@@ -439,9 +482,9 @@ def target_scale(
         if not std > 0: raise InputError(f"All {len(y)} training galaxies have the same {t}: there is nothing to learn.")
     return y.mean(0).tolist(), y.std(0).tolist()
 
-# %% ../nbs/06_train.ipynb #dc7d7d6a
+# %% ../nbs/06_train.ipynb #df73d815
 def make_learner(
-    dls,  # from `make_dls` or `in_memory`
+    dls,  # from `resident_dls` or `make_dls`
     model,  # from `create_model`
     recipe=TUTORIAL,
     precision="fp32",  # 'fp32', 'bf16' or 'fp16'
@@ -455,7 +498,7 @@ def make_learner(
     learn = Learner(dls, model.to(dls.device), loss_func=loss(model.units.std, weight), opt_func=OPTIMISERS[recipe.opt], lr=recipe.lr, wd=recipe.wd,
                     cbs=[PlainTensors(), *mixed, *([WeightAverage(recipe.ema)] if recipe.ema else []), *cbs])
     learn.remove_cbs(ProgressCallback)
-    learn.logger = lambda *_: None
+    learn.recorder.smooth_loss, learn.logger = SmoothLoss(), lambda *_: None
     return learn
 
 # %% ../nbs/06_train.ipynb #2c90ad80
@@ -791,22 +834,18 @@ def forward(model, x, tta=True, precision="fp32"):  # [B, outputs]
     "Mean of `views`"
     return views(model, x, tta, precision).mean(0)
 
-# %% ../nbs/06_train.ipynb #211b6e93
+# %% ../nbs/06_train.ipynb #c1c1490d
 def stream(
-    images,  # uint8 [n, size, size, 3]
+    images,  # uint8 [n, H, W, 3]
+    size,  # [px] of the central part that the network sees
     mean_std,  # mean [3], std [3] on the scale from 0 to 1
     device,
     bs=256,
 ):
-    "Yield slices and the normalised images [B, 3, H, W] that belong to them"
-    mean, std = (torch.tensor(v, device=device, dtype=torch.float32).view(3, 1, 1) for v in mean_std)
+    "Yield slices and the normalised images [B, 3, size, size] that belong to them"
     for i in range(0, len(images), bs):
-        yield slice(i, i + bs), (torch.from_numpy(images[i:i + bs]).to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-# %% ../nbs/06_train.ipynb #af988193
-def cropped(images, size):
-    "The central `size` px of images [n, H, W, 3]"
-    return images if images.shape[1:3] == (size, size) else np.stack([crop_pad(i, size) for i in images]) if len(images) else images[:, :size, :size]
+        x = torch.from_numpy(images[i:i + bs]).to(device).movedim(3, 1)
+        yield slice(i, i + bs), normalised(centred(x, size), *mean_std)
 
 # %% ../nbs/06_train.ipynb #8ca8cae7
 @dataclass
@@ -816,7 +855,7 @@ class Answer:
     data: np.ndarray  # sigma
     model: np.ndarray  # sigma
 
-# %% ../nbs/06_train.ipynb #b65703cd
+# %% ../nbs/06_train.ipynb #ea3e98fe
 def answer(
     run,  # a Run
     images,  # uint8 [n, H, W, 3], H = W; the networks see the central `run.size` px
@@ -827,11 +866,11 @@ def answer(
     "Predictions for cutouts in memory, with both sigmas, not calibrated"
     device, n = choose_device(), len(run.targets)
     precision = run.card["precision"] if run.card["precision"] == "fp32" else choose_precision("auto", device)
-    crops, inputs = cropped(images, run.size), gp_inputs(run.gp["model"], run.gp["frozen"], images, run.size) if run.gp else None
+    inputs = gp_inputs(run.gp["model"], run.gp["frozen"], images, run.size) if run.gp else None
     total, members = np.zeros((3, len(images), n)), range(len(run.networks)) if k is None else [k]
     for j in members:
         found = np.zeros_like(total)
-        for part, x in stream(crops, run.mean_std(j), device, bs):
+        for part, x in stream(images, run.size, run.mean_std(j), device, bs):
             v = views(run.networks[j].to(device), x, tta, precision).cpu().double().numpy()
             found[:, part] = v[..., :n].mean(0), np.exp(2 * v[..., n:]).mean(0), v[..., :n].var(0)
         total += blend(run, j, found, inputs) if run.gp else found
@@ -863,7 +902,7 @@ def fine_tuning(
     r = RECIPES[arch]
     return replace(r, lr=r.lr / 3, steps=r.steps // 10, epochs=(5, 20))
 
-# %% ../nbs/06_train.ipynb #d5c8b247
+# %% ../nbs/06_train.ipynb #b3261a43
 def gp_inputs(
     model,  # the frozen network
     frozen: dict,  # what it was trained with: image_mean, image_std
@@ -871,7 +910,7 @@ def gp_inputs(
     size,  # [px] of the crop that the network sees
 ) -> np.ndarray:  # float64 [n, targets of the frozen network + features]
     "What the frozen network reads, and the features of chapter 05 that the Gaussian process uses; always in fp32 on the CPU, so that it is the same everywhere"
-    read = [forward(model, x).double().numpy() for _, x in stream(cropped(images, size), (frozen["image_mean"], frozen["image_std"]), "cpu")]
+    read = [forward(model, x).double().numpy() for _, x in stream(images, size, (frozen["image_mean"], frozen["image_std"]), "cpu")]
     measured = [measure_images(images[i:i + BATCH])[gp_columns()].to_numpy() for i in range(0, len(images), BATCH)]
     n = head_of(model).mean.out_features
     return np.c_[np.concatenate([np.zeros((0, n)), *(r[:, :n] for r in read)]), np.concatenate([np.zeros((0, len(gp_columns()))), *measured])]
@@ -892,12 +931,12 @@ def blend(
     mean, data, model = found
     return np.stack([share * mean + (1 - share) * process, data, share * model + share * (1 - share) * (mean - process) ** 2])
 
-# %% ../nbs/06_train.ipynb #02d9a9ae
+# %% ../nbs/06_train.ipynb #092109c3
 GP_FILE, FROZEN_FILE = "gp.safetensors", "models/frozen.safetensors"
 
-def fit_gps(survey, out, plan: "Plan", start, networks) -> dict:
+def fit_gps(survey, pixels, out, plan: "Plan", start, networks) -> dict:
     "Fit a Gaussian process beside each network, write gp.safetensors and the frozen network, and return what the card says of them"
-    images, ids = read_images(survey.image_files), survey.catalog["objID"].to_numpy()
+    images, ids = read_images(survey.image_files) if pixels is None else pixels.movedim(1, 3).cpu().numpy(), survey.catalog["objID"].to_numpy()
     frozen = {"file": FROZEN_FILE, "targets": start.targets, **{key: start.card["networks"][0][key] for key in ("sha256", "image_mean", "image_std")}}
     with atomic_path(out / FROZEN_FILE) as tmp: shutil.copyfile(start.weights_file(0), tmp)
     inputs, draft = gp_inputs(start.networks[0], frozen, images, plan.size), Run(out, {**vars(plan), "networks": networks, "gp": None})
@@ -952,20 +991,22 @@ class Plan:
         if self.folds is None: return assign_split(catalog, self.seed, self.split_by)
         return split_for_fold(catalog, k, self.folds, self.seed, self.split_by)
 
-# %% ../nbs/06_train.ipynb #971d8108
+# %% ../nbs/06_train.ipynb #2039d845
 def usable(
     survey,
     targets,
     drop_bad=False,  # leave bad galaxies out instead of refusing
-) -> Survey:
-    "The galaxies that can be trained on; `InputError` lists what is wrong"
+    device="cpu",  # where the pixels go
+) -> tuple:  # Survey; its pixels from `load_cutouts`, None where they do not fit into memory
+    "The galaxies that can be trained on, decoded; `InputError` lists what is wrong"
     for t in targets: survey.target(t)
-    problems = validate(survey, targets)
-    if not problems: return survey
+    pixels, problems = load_cutouts(survey, device)
+    problems = validate(survey, targets, images=pixels is None) + problems
+    if not problems: return survey, pixels
     if not drop_bad: raise InputError(f"{survey.path} has {len(problems)} problems; {describe(problems)}. Mend them, or leave those galaxies out with --drop-bad.")
-    good = ~survey.catalog["objID"].isin([p.objID for p in problems])
+    good = ~survey.catalog["objID"].isin([p.objID for p in problems]).to_numpy()
     if not good.any(): raise InputError(f"{survey.path} has no usable galaxy; {describe(problems)}.")
-    return survey.select(good)
+    return survey.select(good), None if pixels is None else pixels[torch.from_numpy(good).to(pixels.device)]
 
 # %% ../nbs/06_train.ipynb #49fe204b
 def choose_device(
@@ -1077,22 +1118,22 @@ def warm_start(
             for i, j in pairs:
                 if j is not None: value[i] = head_of(source).get_parameter(name)[j]
 
-# %% ../nbs/06_train.ipynb #e9368ed1
-def make_network(survey, plan: Plan, k, start=None):
+# %% ../nbs/06_train.ipynb #2f528e25
+def make_network(survey, pixels, plan: Plan, k, start=None):
     "DataLoaders and the untrained model of network `k`"
     split = plan.split(survey.catalog, k)
     seed_all(plan.seed, k, -1)
-    dls = make_dls(survey, split, plan.targets, plan.recipe.bs, plan.size, stats=start.mean_std(k % len(start.networks)) if start else None, seed=plan.seed, device=plan.device)
-    if plan.recipe.loader == "memory": dls = in_memory(dls, plan.targets, plan.size)
+    options = dict(targets=plan.targets, bs=plan.recipe.bs, size=plan.size, stats=start.mean_std(k % len(start.networks)) if start else None, seed=plan.seed, device=plan.device)
+    dls = make_dls(survey, split, **options) if pixels is None else resident_dls(survey, split, pixels, augment=plan.recipe.augment, **options)
     model = create_model(plan.arch, len(plan.targets), plan.self_attention, *target_scale(survey, split, plan.targets), sigma=True)
     if start: warm_start(model, start, k, plan.targets)
     return dls, model
 
-# %% ../nbs/06_train.ipynb #54ce099e
-def fit_network(survey, out, plan: Plan, progress: Progress, tensors=None, start=None, quiet=False):
+# %% ../nbs/06_train.ipynb #907ed91f
+def fit_network(survey, pixels, out, plan: Plan, progress: Progress, tensors=None, start=None, quiet=False):
     "Train one network, or the rest of it, and write its weights"
     k, networks = progress.network, plan.folds or 1
-    dls, model = make_network(survey, plan, k, start)
+    dls, model = make_network(survey, pixels, plan, k, start)
     history = History(progress.rows, plan.targets, k)
     title = plan.arch if networks == 1 else f"{plan.arch} {k + 1}/{networks}"
     learn = make_learner(dls, model, plan.recipe, plan.precision, [EpochSeed(plan.seed, k), history, EpochBar(history, title, quiet), Checkpoint(out, progress)], plan.weight)
@@ -1107,7 +1148,7 @@ def fit_network(survey, out, plan: Plan, progress: Progress, tensors=None, start
                               **{f"valid_rmse_{t}": row[f"valid_rmse_{t}"] for t in plan.targets}})
     progress.network, progress.epoch, progress.optimiser, progress.scaler = k + 1, 0, None, None
 
-# %% ../nbs/06_train.ipynb #3ca22471
+# %% ../nbs/06_train.ipynb #9509aa92
 def write_card(survey, out, plan: Plan, progress: Progress, gp=None):
     "Write the card, the last act of a training"
     split, networks = split_names(survey.catalog, plan.seed, plan.split_by, plan.folds), progress.networks
@@ -1120,17 +1161,16 @@ def write_card(survey, out, plan: Plan, progress: Progress, gp=None):
         "split": {"by": plan.split_by, "seed": plan.seed, "folds": plan.folds, "hash": split_hash(split), "counts": split.value_counts().sort_index().to_dict()},
         "survey": {"name": survey.name, "path": survey.path.resolve(), "fingerprint": plan.fingerprint, "n": len(survey) + len(plan.dropped),
                    "mock": survey.is_mock, "dropped": plan.dropped},
-        "recipe": {**asdict(plan.recipe), "epochs": plan.epochs, "schedule": "one-cycle", "augmentation": AUGMENTATION[plan.recipe.loader]},
+        "recipe": {**asdict(plan.recipe), "epochs": plan.epochs, "schedule": "one-cycle", "augmentation": AUGMENTATION[plan.recipe.augment]},
         "precision": plan.precision, "seed": plan.seed, "device": torch.cuda.get_device_name(plan.device) if cuda else plan.device,
         "threads": torch.get_num_threads(), "wall_seconds": round(progress.seconds, 1), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "init": plan.init, "gp": gp, "versions": versions(), "arguments": plan.arguments()})
     shutil.rmtree((out / CHECKPOINT).parent)
 
-# %% ../nbs/06_train.ipynb #84f780d6
-AUGMENTATION = {"files": "random crop, eight symmetries, rotation by up to 10 degrees",
-                "memory": f"any rotation, mirror images, zoom by up to {TINY_ZOOM:.0%}"}
+# %% ../nbs/06_train.ipynb #802c1198
+AUGMENTATION = {True: "random crop, eight symmetries", False: f"any rotation, mirror images, zoom by up to {TINY_ZOOM:.0%}"}
 
-# %% ../nbs/06_train.ipynb #bbe27819
+# %% ../nbs/06_train.ipynb #4f9100b6
 def train(
     survey,  # a Survey or its folder
     out,  # folder of the Run to make
@@ -1159,7 +1199,7 @@ def train(
     out, targets = Path(out), (targets,) if isinstance(targets, str) else tuple(targets)
     if not targets or len(set(targets)) < len(targets): raise InputError(f"Targets must be different names, at least one, not {targets}.")
     whole = survey if isinstance(survey, Survey) else read_survey(survey)
-    galaxies = usable(whole, targets, drop_bad)
+    galaxies, pixels = usable(whole, targets, drop_bad, choose_device(device))
     few = init == "auto" and arch == "auto" and len(galaxies) < FEW and size == PRETRAINED_SIZE and not self_attention
     start = starting_run(PRETRAINED if few else None if init == "auto" else init)
     plan = make_plan(galaxies, whole, start, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, targets=targets, precision=precision, seed=seed,
@@ -1167,14 +1207,15 @@ def train(
                      gp=few if gp is None else gp, recipe=recipe, weight=weight)
     say = (lambda *_: None) if quiet else print
     if few: say(f"Fewer than {FEW} galaxies: {plan.folds} networks start from the one pretrained on a mock sky, with a Gaussian process beside each (--init none trains from scratch).")
+    if pixels is None: say(f"{len(galaxies)} cutouts of {whole.size} px do not fit into the memory that is free: they are read again in every epoch.")
     if claim(out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
-    else: run_plan(galaxies, out, plan, start, quiet, say)
+    else: run_plan(galaxies, pixels, out, plan, start, quiet, say)
     return read_run(out)
 
-# %% ../nbs/06_train.ipynb #36fafbe7
+# %% ../nbs/06_train.ipynb #301189e5
 FASTAI_PREFIX = ":\n\t"  # before it fastai says which callback raised an error, behind it stands the error's own message
 
-def run_plan(survey, out, plan: Plan, start=None, quiet=False, say=print):
+def run_plan(survey, pixels, out, plan: Plan, start=None, quiet=False, say=print):
     "Train what is left of a plan, and write the card"
     sweep(out)
     progress, tensors = load_checkpoint(out / CHECKPOINT) if (out / CHECKPOINT).is_file() else (Progress(rows=[], networks=[]), None)
@@ -1183,9 +1224,9 @@ def run_plan(survey, out, plan: Plan, start=None, quiet=False, say=print):
     say(f"{plan.arch} on {len(survey)} galaxies{left_out}, {plan.epochs} epochs in batches of {plan.recipe.bs}, {plan.precision} on {plan.device}.")
     try:
         while progress.network < (plan.folds or 1):
-            fit_network(survey, out, plan, progress, tensors, start, quiet)
+            fit_network(survey, pixels, out, plan, progress, tensors, start, quiet)
             tensors = None
-        write_card(survey, out, plan, progress, fit_gps(survey, out, plan, start, progress.networks) if plan.gp else None)
+        write_card(survey, out, plan, progress, fit_gps(survey, pixels, out, plan, start, progress.networks) if plan.gp else None)
     except KeyboardInterrupt: raise Incomplete(f"Stopped. {_kept(out)}") from None
     except Incomplete as e: raise Incomplete(f"{str(e).split(FASTAI_PREFIX)[-1]} {_kept(out)}") from None
     except OSError as e: raise Incomplete(f"{out} could not be written ({e.strerror}). {_kept(out)}") from None
@@ -1195,13 +1236,13 @@ def _kept(out):
     kept = "The epochs completed are kept" if (out / CHECKPOINT).is_file() else "No epoch was completed"
     return f"{kept} in {out}; the same command with --resume goes on from there."
 
-# %% ../nbs/06_train.ipynb #12eceaae
+# %% ../nbs/06_train.ipynb #6bfed28f
 MOCK_SEED = 2000  # mock seeds go up to 2999
 PRETRAINING = {  # target, or what stands in for it where the survey lacks it: weight in the loss
     ("oh_true", "metallicity"): 1.0, ("lgm_true", "log_mass"): 0.3, ("log_ssfr",): 0.3, ("log_z",): 0.3, ("petroMag_r",): 0.3, ("g_r",): 0.3, ("r_i",): 0.3,
     ("log_r50",): 0.3, ("log_r90",): 0.3, ("log_av",): 0.3, ("bt_true",): 0.3, ("axis_ratio_true",): 0.3,
 }
-PRETRAINING_RECIPE = {"xresnet_tiny": Recipe("adam", lr=3e-3, wd=0.05, bs=128, ema=0.998, steps=6000, epochs=(4, 40), loader="memory")}
+PRETRAINING_RECIPE = {"xresnet_tiny": Recipe("adam", lr=3e-3, wd=0.05, bs=128, ema=0.998, steps=6000, epochs=(4, 40), augment=False)}
 
 # %% ../nbs/06_train.ipynb #f304936a
 def pretraining_targets(survey) -> dict:  # target to weight
