@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SKY_RADIUS', 'FEATURES', 'ANNULI', 'MEDIAN_FROM', 'SOFTENING', 'RINGS', 'APERTURE', 'ISOPHOTES', 'LIGHT', 'MEASURES',
            'BATCH', 'BASELINES', 'MAGNITUDES', 'GP_TUNE', 'GP_KEEP', 'Polar', 'polar', 'count', 'whole_median',
-           'Frames', 'frames', 'Feature', 'describe_features', 'sky_features', 'annulus_levels', 'annulus_features',
-           'colour_features', 'size_features', 'moment_features', 'symmetry_features', 'texture_features',
-           'curvature_features', 'measure_frames', 'in_batches', 'measure_images', 'measure', 'ridge',
-           'forest_on_magnitudes', 'forest_on_features', 'GaussianProcess', 'gp_mean', 'gp_columns', 'Mean',
+           'Frames', 'frames', 'Feature', 'describe_features', 'clipped_rms', 'sky_features', 'annulus_levels',
+           'annulus_features', 'colour_features', 'size_features', 'moment_features', 'symmetry_features',
+           'texture_features', 'curvature_features', 'measure_frames', 'in_batches', 'measure_images', 'measure',
+           'ridge', 'forest_on_magnitudes', 'forest_on_features', 'GaussianProcess', 'gp_mean', 'gp_columns', 'Mean',
            'baseline_predictions', 'cross_validated_baselines']
 
 # %% ../nbs/05_features.ipynb #f5b5ac55
@@ -139,17 +139,26 @@ describe_features("sky", "level", sky_i="median of the corners in i", sky_r="the
 describe_features("sky", "ln level", noise_i="rms of the corners in i, clipped at 15 levels", noise_r="the same in r", noise_g="the same in g")
 describe_features("sky", "", correlation_1="correlation of neighbouring pixels in the corners, white light", correlation_2="the same for every second pixel")
 
-# %% ../nbs/05_features.ipynb #b37e7c71
+# %% ../nbs/05_features.ipynb #d7b09708
+def clipped_rms(
+    level,  # [..., k] above the sky
+) -> np.ndarray:  # [...]
+    "Noise that a star in the corner does not spoil: the rms, clipped at 15 levels"
+    level = np.clip(level, -15, 15)
+    return np.sqrt(np.vecdot(level, level) / level.shape[-1])
+
+# %% ../nbs/05_features.ipynb #1cedb8fc
 def sky_features(f: Frames) -> dict:
     "Level, noise and correlation of noise in the corners"
     corner = f.polar.ring(SKY_RADIUS)
-    rms = np.sqrt((np.clip(f.signal(corner), -15, 15) ** 2).mean(2))
+    rms = clipped_rms(f.signal(corner))
     out = {f"sky_{b}": f.sky[:, i] for i, b in enumerate("irg")}
     out |= {f"noise_{b}": np.log(rms[:, i] + 0.3) for i, b in enumerate("irg")}  # 0.3: the noise of rounding
+    noise = np.clip(f.white[:, corner], -15, 15)
+    noise -= noise.mean(1, keepdims=True)
+    variance = np.vecdot(noise, noise) / noise.shape[1] + 0.1
     level = np.zeros_like(f.white)
-    level[:, corner] = np.clip(f.white[:, corner], -15, 15)
-    level[:, corner] -= level[:, corner].mean(1, keepdims=True)
-    variance = np.vecdot(level, level) / len(level[0, corner]) + 0.1
+    level[:, corner] = noise
     grid, there = f.picture(level), f.polar.place >= corner.start
     for step in (1, 2):
         pairs = (there[:, step:] & there[:, :-step]).sum()
@@ -224,11 +233,11 @@ describe_features("shape", "", ellipticity="(a^2 - b^2) / (a^2 + b^2) from secon
 describe_features("size", "ln px", moment_size="root of the mean second moment")
 describe_features("shape", "px", offset="distance of the centroid from the centre")
 
-# %% ../nbs/05_features.ipynb #07a50b36
+# %% ../nbs/05_features.ipynb #898afbc7
 def moment_features(f: Frames) -> dict:
     "Centroid, size and ellipticity from moments within 32 px"
     inside = f.polar.ring(0, 32)
-    noise = np.sqrt((np.clip(f.white[:, f.polar.ring(SKY_RADIUS)], -15, 15) ** 2).mean(1))
+    noise = clipped_rms(f.white[:, f.polar.ring(SKY_RADIUS)])
     weight = np.clip(f.white[:, inside] - 2 * noise[:, None], 0, None) + 1e-6
     x, y = f.polar.x[inside], f.polar.y[inside]
     mx, my, xx, yy, xy = (weight @ np.stack([x, y, x * x, y * y, x * y], 1) / weight.sum(1, keepdims=True)).T
@@ -286,7 +295,7 @@ def measure_frames(f: Frames) -> np.ndarray:  # float64 [n, features], always fi
     measured = {name: column for part in MEASURES for name, column in part(f).items()}
     return np.stack([measured[name] for name in FEATURES], 1).astype("float64")
 
-# %% ../nbs/05_features.ipynb #dacd568a
+# %% ../nbs/05_features.ipynb #0d5d70e6
 BATCH = 32  # images measured at once: 5 MB
 def in_batches(
     function,  # of a batch of items; gives an array [n, columns]
@@ -298,7 +307,8 @@ def in_batches(
     "A table of many items"
     batches = [items[i:i + BATCH] for i in range(0, len(items), BATCH)]
     with ThreadPoolExecutor(workers or min(8, os.cpu_count())) as pool:
-        parts = list(tqdm(pool.map(function, batches), what, len(batches), delay=2, leave=False))
+        run = map if workers == 1 else pool.map
+        parts = list(tqdm(run(function, batches), what, len(batches), delay=2, leave=False))
     return pd.DataFrame(np.concatenate([np.zeros((0, len(columns))), *parts]), columns=list(columns))
 
 # %% ../nbs/05_features.ipynb #12f7e8b0
