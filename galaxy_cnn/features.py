@@ -11,7 +11,7 @@ __all__ = ['SKY_RADIUS', 'FEATURES', 'ANNULI', 'MEDIAN_FROM', 'SOFTENING', 'RING
            'ridge', 'forest_on_magnitudes', 'forest_on_features', 'GaussianProcess', 'gp_mean', 'gp_columns', 'Mean',
            'baseline_predictions', 'cross_validated_baselines']
 
-# %% ../nbs/05_features.ipynb #f5b5ac55
+# %% ../nbs/05_features.ipynb #ba83c3a1
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +19,6 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.distance import cdist
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
@@ -375,16 +374,19 @@ class GaussianProcess:
         return {"centre": self.scaler.mean_, "scale": self.scaler.scale_, "inputs": m.X_train_, "weights": m.alpha_,
                 "kernel": np.array([m.kernel_.k1.k1.constant_value, m.kernel_.k1.k2.length_scale]), "target": np.array([m._y_train_mean, m._y_train_std])}
 
-# %% ../nbs/05_features.ipynb #f9b0f0b6
+# %% ../nbs/05_features.ipynb #f29de99b
 def gp_mean(
     arrays: dict,  # from `GaussianProcess.arrays`
     X,  # [n, columns]
 ) -> np.ndarray:  # [n], what `GaussianProcess.predict` gives
     "Mean of a Gaussian process from its arrays"
     variance, length = arrays["kernel"]
-    distance = cdist((X - arrays["centre"]) / arrays["scale"], arrays["inputs"], "sqeuclidean") / length**2
+    here, known = (X - arrays["centre"]) / arrays["scale"] / length, arrays["inputs"] / length
+    near = here @ known.T  # becomes -|a - b|^2 / 2 = ab - |a|^2 / 2 - |b|^2 / 2, and its exponential, in place
+    near -= (here**2).sum(1, keepdims=True) / 2
+    near -= (known**2).sum(1) / 2
     mean, std = arrays["target"]
-    return variance * np.exp(-distance / 2) @ arrays["weights"] * std + mean
+    return variance * (np.exp(near, out=near) @ arrays["weights"]) * std + mean
 
 # %% ../nbs/05_features.ipynb #caf6b8b2
 def gp_columns():
