@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['COMPONENTS', 'LEVELS', 'MIN_CALIBRATION', 'KNOTS', 'PENALTY', 'FLOOR', 'ANCHORS', 'BANDWIDTH', 'BANDWIDTH_FEW',
-           'PROBABILITIES', 'TAILS', 'FOLDS', 'BIN_MIN', 'BINS', 'LOGARITHMS', 'LOG_FLOOR', 'SATURATED', 'UNEVEN_RINGS',
+           'PROBABILITIES', 'FOLDS', 'BIN_MIN', 'BINS', 'LOGARITHMS', 'LOG_FLOOR', 'SATURATED', 'UNEVEN_RINGS',
            'POOLED', 'TOO_SMALL', 'LOOKS', 'FALSE_FLAGS', 'KNOWN', 'MIN_KNOWN', 'NEIGHBOURS', 'SHRINKAGE', 'FAR',
            'DETECTOR_FOLDS', 'total_sigma', 'split_sigma', 'conformal_quantile', 'hats', 'spread_knots', 'fit_scale',
-           'scale_of', 'neighbourhood', 'local_quantiles', 'shortest', 'Calibration', 'fit_shape', 'misses',
-           'fit_calibration', 'coverage', 'coverage_by', 'pit', 'plot_pit', 'plot_reliability', 'plot_coverage_by',
-           'interval_score', 'sharpness', 'regions', 'raw_statistics', 'look', 'look_files', 'Detector', 'compare',
-           'distance']
+           'scale_of', 'neighbourhood', 'local_quantiles', 'Calibration', 'fit_shape', 'misses', 'fit_calibration',
+           'coverage', 'coverage_by', 'pit', 'plot_pit', 'plot_reliability', 'plot_coverage_by', 'interval_score',
+           'sharpness', 'regions', 'raw_statistics', 'look', 'look_files', 'Detector', 'compare', 'distance']
 
 # %% ../nbs/07_uncertainty.ipynb #8e9b0b94
 import os
@@ -107,11 +106,10 @@ def scale_of(
     at, value, at_sigma, value_sigma = corrections
     return sigma * np.exp(np.interp(pred, at, value) + np.interp(np.log(sigma), at_sigma, value_sigma))
 
-# %% ../nbs/07_uncertainty.ipynb #4ec81c74
+# %% ../nbs/07_uncertainty.ipynb #99f23231
 ANCHORS = 25  # predicted values at which quantiles are kept, at equal steps in rank
-BANDWIDTH, BANDWIDTH_FEW = 0.04, 60.0  # [rank] standard deviation of the weights, and what 1/n adds: 0.24 for 300 galaxies, 0.046 for 10,000
+BANDWIDTH, BANDWIDTH_FEW = 0.02, 250.0  # [rank] standard deviation of the weights, and what 1/n adds: 0.85 for 300 galaxies, 0.045 for 10,000
 PROBABILITIES = (0.005, 0.01, 0.025, *(round(0.05 * k, 2) for k in range(1, 20)), 0.975, 0.99, 0.995)  # of the distribution that is kept
-TAILS = np.linspace(0.25, 0.75, 11)  # shares of what is left out that may lie below the interval
 
 # %% ../nbs/07_uncertainty.ipynb #2bb555ff
 def neighbourhood(
@@ -134,18 +132,6 @@ def local_quantiles(
     w = weights[:, order]
     below = (np.cumsum(w, 1) - 0.5 * w) / w.sum(1, keepdims=True)
     return np.stack([np.interp(probabilities, b, values[order]) for b in below])
-
-# %% ../nbs/07_uncertainty.ipynb #10455c54
-def shortest(
-    values,  # [n]
-    weights,  # [a, n]
-    level,
-) -> np.ndarray:  # [a, 2]
-    "Lower and upper quantile that hold `level` between them, the tails shared out so that the interval is short"
-    quantiles = local_quantiles(values, weights, np.concatenate([TAILS * (1 - level), TAILS * (1 - level) + level]))
-    below, above = quantiles[:, :len(TAILS)], quantiles[:, len(TAILS):]
-    best = np.argmin((above - below).mean(0))
-    return np.stack([below[:, best], above[:, best]], 1)
 
 # %% ../nbs/07_uncertainty.ipynb #2f579ef9
 @dataclass(frozen=True)
@@ -194,7 +180,7 @@ class Calibration:
 # %% ../nbs/07_uncertainty.ipynb #d2c689e8
 FOLDS = 5  # of the correction of the intervals
 
-# %% ../nbs/07_uncertainty.ipynb #4d148938
+# %% ../nbs/07_uncertainty.ipynb #96ff0b99
 def fit_shape(
     residual,  # [n] true minus predicted
     pred,  # [n]
@@ -204,7 +190,7 @@ def fit_shape(
     scale = fit_scale(residual, pred, sigma)
     quotient = residual / scale_of(scale, pred, sigma)
     anchors, weights = neighbourhood(pred)
-    return {"scale": scale, "anchors": anchors, "ends": {level: shortest(quotient, weights, level) for level in LEVELS},
+    return {"scale": scale, "anchors": anchors, "ends": {level: local_quantiles(quotient, weights, [(1 - level) / 2, (1 + level) / 2]) for level in LEVELS},
             "sigma": local_quantiles(np.abs(quotient), weights, [0.68])[:, 0], "quantiles": local_quantiles(quotient, weights, PROBABILITIES)}
 
 # %% ../nbs/07_uncertainty.ipynb #2b80f83e

@@ -74,6 +74,16 @@ def test_units_do_not_matter_and_a_raw_sigma_is_worth_its_ranking_only():
     np.testing.assert_allclose(fit_calibration(true, pred, 7 * sigma).apply(pred, 7 * sigma)["sigma"], one.apply(pred, sigma)["sigma"], rtol=1e-9)
 
 
+def test_as_many_lie_below_an_interval_as_above():
+    "Of skewed residuals, whose shortest intervals would leave out hardly any below"
+    below, above = np.zeros((2, len(LEVELS)))
+    for seed in range(10):
+        true, pred, sigma = residuals(3000 + 4000, seed, "skewed")
+        for i, (lo, hi) in enumerate(fit_calibration(true[:3000], pred[:3000], sigma[:3000]).intervals(pred[3000:], sigma[3000:]).values()):
+            below[i], above[i] = below[i] + np.mean(true[3000:] < lo) / 10, above[i] + np.mean(true[3000:] > hi) / 10
+    np.testing.assert_allclose([below, above], np.tile((1 - np.array(LEVELS)) / 2, (2, 1)), atol=0.006)
+
+
 def test_intervals_nest_and_sigma_holds_68_percent():
     true, pred, sigma = residuals(2000, 4, "skewed")
     calibration, new = fit_calibration(true, pred, sigma), residuals(20_000, 5, "skewed")
