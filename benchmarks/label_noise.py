@@ -18,7 +18,7 @@ from galaxy_cnn.data import Cutouts, ResidentLoader, assign_split, image_statist
 from galaxy_cnn.evaluate import interval, rmse
 from galaxy_cnn.mock import make_mock
 from galaxy_cnn.survey import write_json
-from galaxy_cnn.train import RECIPES, EpochSeed, choose_precision, create_model, forward, make_learner, seed_all, stream
+from galaxy_cnn.train import RECIPES, EpochSeed, as_input, choose_precision, create_model, forward, in_parts, make_learner, seed_all
 
 SCATTER = 0.08  # dex
 
@@ -38,7 +38,7 @@ def fit(images, y, weight, rows, stats, seed, epochs, precision):
     learn = make_learner(DataLoaders(train, valid, device="cpu"), model, recipe, precision, [EpochSeed(seed)])
     learn.loss_func = Weighted()
     learn.fit_one_cycle(epochs, recipe.lr)
-    return np.concatenate([forward(model.eval(), x, precision=precision)[:, 0].double().numpy() for _, x in stream(images, 112, stats, "cpu")])
+    return np.concatenate(in_parts(lambda part: forward(model.eval(), as_input(images[part], 112, stats), precision=precision)[:, 0].double().numpy(), len(images), 8))
 
 
 def main():

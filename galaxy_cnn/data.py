@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['NSIDE', 'BUFFER_ARCSEC', 'EDGE_POINTS', 'EDGE_MARGIN', 'SPLITS', 'BUFFER', 'FRACTIONS', 'PACKED', 'ROW_GROUP',
-           'SYMBOLS', 'MIN_STEPS', 'SHARE_OF_MEMORY', 'hash01', 'sky_vectors', 'sky_cell', 'ring_around', 'near_edge',
-           'split_kind', 'assign_split', 'split_counts', 'straddling_pairs', 'assign_folds', 'split_for_fold',
-           'PackedFile', 'read_image', 'crop_pad', 'try_read_images', 'read_images', 'stamp_of', 'pack', 'is_fresh',
-           'PackedImages', 'image_sources', 'pixel_statistics', 'image_statistics', 'Cutout', 'TargetValues',
-           'TargetSetup', 'pad_size', 'galaxy_block', 'galaxy_table', 'default_batch_size', 'checked_batch_size',
-           'make_dls', 'free_memory', 'fits_in_memory', 'load_cutouts', 'centred', 'turned', 'shifted_and_turned',
-           'Cutouts', 'ResidentLoader', 'normalised', 'resident_dls']
+           'SYMBOLS', 'MIN_STEPS', 'SHARE_OF_MEMORY', 'AT_ONCE', 'hash01', 'sky_vectors', 'sky_cell', 'ring_around',
+           'near_edge', 'split_kind', 'assign_split', 'split_counts', 'straddling_pairs', 'assign_folds',
+           'split_for_fold', 'PackedFile', 'read_image', 'crop_pad', 'try_read_images', 'read_images', 'ahead',
+           'stamp_of', 'pack', 'is_fresh', 'PackedImages', 'image_sources', 'pixel_statistics', 'image_statistics',
+           'Cutout', 'TargetValues', 'TargetSetup', 'pad_size', 'galaxy_block', 'galaxy_table', 'default_batch_size',
+           'checked_batch_size', 'make_dls', 'free_memory', 'fits_in_memory', 'load_cutouts', 'centred', 'turned',
+           'shifted_and_turned', 'Cutouts', 'ResidentLoader', 'normalised', 'resident_dls']
 
 # %% ../nbs/04_data.ipynb #7f86521c
 import json
@@ -287,6 +287,19 @@ def read_images(
     if not ok.all(): raise InputError(f"{messages[int(np.argmin(ok))][:-1]} ({(~ok).sum()} of {len(ok)} images).")
     return images
 
+# %% ../nbs/04_data.ipynb #f6cda148
+def ahead(
+    read,  # function of an item
+    items,
+):
+    "Yield `read(item)` for each item, while the next one is read in a thread"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for item in items:
+            ready, waiting = waiting, pool.submit(read, item)
+            if ready: yield ready.result()
+        if waiting: yield waiting.result()
+
 # %% ../nbs/04_data.ipynb #b12c4053
 PACKED = "packed.parquet"
 ROW_GROUP = 1024  # galaxies that are read at a time, 2 MB of JPEG
@@ -496,8 +509,9 @@ def make_dls(
     dls.train.rng, dls.stats = random.Random(seed), stats
     return dls
 
-# %% ../nbs/04_data.ipynb #6153e791
+# %% ../nbs/04_data.ipynb #71958364
 SHARE_OF_MEMORY = 0.6  # of what is free that cutouts may take
+AT_ONCE = 64  # cutouts that a thread decodes before another has its turn
 
 # %% ../nbs/04_data.ipynb #87ac5409
 def free_memory(
@@ -518,24 +532,26 @@ def fits_in_memory(
     "Whether decoded cutouts can stay on a device"
     return 3 * n * size**2 < SHARE_OF_MEMORY * free_memory(device)
 
-# %% ../nbs/04_data.ipynb #c15e5b48
+# %% ../nbs/04_data.ipynb #516cb0b2
 def load_cutouts(
     survey,
     device="cpu",  # where the pixels go if they fit there; otherwise they stay in memory
-    workers=8,  # threads; decoding releases the interpreter lock
+    workers=None,  # threads; None: one for each core
 ) -> tuple:  # uint8 tensor [n, 3, size, size], zeros where a cutout has a problem; list of `Problem`
     "Decode all cutouts of a Survey; `None` and no problems where they do not fit into memory"
     n, size, ids = len(survey), survey.size, survey.catalog["objID"].tolist()
     if not fits_in_memory(n, size): return None, []
-    pixels, problems = torch.zeros((n, 3, size, size), dtype=torch.uint8), []
-    def load(job):
-        i, file = job
-        image, problem = try_image(file, ids[i], size, _pixels)
-        if image is not None: pixels[i] = torch.from_numpy(image).movedim(2, 0)
-        return problem
-    with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(load, enumerate(image_sources(survey)))
-        problems = [p for p in tqdm(found, "decoding cutouts", n, delay=2, leave=False) if p]
+    planes, sources = np.zeros((n, 3, size, size), np.uint8), image_sources(survey)
+    def load(start, files):
+        found = [try_image(file, ids[start + i], size, _pixels) for i, file in enumerate(files)]
+        for i, (image, _) in enumerate(found):
+            if image is not None: planes[start + i] = image.transpose(2, 0, 1)
+        return [problem for _, problem in found if problem]
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        starts = range(0, n, AT_ONCE)
+        problems = pool.map(load, starts, (sources[i:i + AT_ONCE] for i in starts))
+        problems = [p for part in tqdm(problems, "decoding cutouts", len(starts), delay=2, leave=False) for p in part]
+    pixels = torch.from_numpy(planes)
     return (pixels.to(device) if fits_in_memory(n, size, device) else pixels), problems
 
 # %% ../nbs/04_data.ipynb #0bdd2f72

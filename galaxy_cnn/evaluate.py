@@ -8,14 +8,14 @@ __all__ = ['GAUSSIAN', 'OUTLIER_NMAD', 'METRICS', 'N_BOOT', 'LEVEL', 'CHUNK', 'O
            'median_bias', 'outlier_fraction', 'r2', 'pearson', 'spearman', 'resamples', 'bootstrap', 'interval',
            'paired_difference', 'scores', 'canvas', 'label_of', 'head', 'binned_errors', 'plot_cloud',
            'plot_binned_errors', 'density_figure', 'plot_residuals', 'plot_distributions', 'distribution_figure',
-           'history_figure', 'plot_models', 'gallery_rows', 'gallery_figure', 'answer_files', 'predict_files',
-           'held_out', 'answer_survey', 'predict_survey', 'Errors', 'calibrating', 'calibrate', 'errors_of',
-           'error_columns', 'interval_scores', 'baselines', 'label_noise', 'score_target', 'prediction_table',
-           'sky_name', 'save_figures', 'target_figures', 'evaluate', 'with_interval', 'format_table']
+           'history_figure', 'plot_models', 'gallery_rows', 'gallery_figure', 'answer_files', 'columns_of',
+           'predict_files', 'held_out', 'answer_survey', 'predict_survey', 'Errors', 'calibrating', 'calibrate',
+           'errors_of', 'error_columns', 'interval_scores', 'baselines', 'label_noise', 'score_target',
+           'prediction_table', 'sky_name', 'save_figures', 'target_figures', 'evaluate', 'with_interval',
+           'format_table']
 
-# %% ../nbs/08_evaluate.ipynb #832f88bd
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+# %% ../nbs/08_evaluate.ipynb #5c8f735a
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm, rankdata
 from tqdm import tqdm
 
-from .data import BUFFER, SPLITS, image_sources, read_image, read_images, sky_cell, sky_vectors
+from .data import BUFFER, SPLITS, ahead, image_sources, read_image, read_images, sky_cell, sky_vectors
 from .features import baseline_predictions, cross_validated_baselines, measure
 from .survey import InputError, Survey, atomic_path, read_json, write_json
 from .train import CARD, Answer, Run, answer, read_run
@@ -400,7 +400,7 @@ def gallery_figure(
     fig.suptitle(f"{label_of(target)}: observed (left), predicted (right, red)    {sky}", fontsize=9)
     return fig
 
-# %% ../nbs/08_evaluate.ipynb #5677d963
+# %% ../nbs/08_evaluate.ipynb #de608768
 def answer_files(
     run: Run,
     files,  # paths of cutouts
@@ -409,15 +409,16 @@ def answer_files(
     bs=256,  # images in a batch
 ) -> Answer:  # arrays [n, n_targets], physical units
     "What a Run says about files of one size; `InputError` names the first that cannot be read"
-    batches = [list(files[i:i + bs]) for i in range(0, len(files), bs)]
     found = [np.zeros((3, 0, len(run.targets)))]
-    with ThreadPoolExecutor(1) as ahead, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2, leave=False) as bar:
-        waiting = [ahead.submit(read_images, b) for b in batches[:1]]
-        for i, batch in enumerate(batches):
-            waiting += [ahead.submit(read_images, b) for b in batches[i + 1:i + 2]]
-            found.append(np.stack(astuple(answer(run, waiting.pop(0).result(), k, tta, bs))))
-            bar.update(len(batch))
+    with tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2, leave=False) as bar:
+        for images in ahead(lambda i: read_images(files[i:i + bs]), range(0, len(files), bs)):
+            found.append(columns_of(answer(run, images, k, tta, bs)))
+            bar.update(len(images))
     return Answer(*np.concatenate(found, 1))
+
+def columns_of(answer):
+    "Mean and sigmas as one array [3, n, n_targets]"
+    return np.stack([answer.mean, answer.data, answer.model])
 
 # %% ../nbs/08_evaluate.ipynb #82b27db5
 def predict_files(run, files, k=None, tta=True, bs=256) -> np.ndarray:  # float64 [n, n_targets], physical units
@@ -433,7 +434,7 @@ def held_out(
     split = np.asarray(split, str)
     return (split != BUFFER, "out-of-fold") if run.folds else (split == "test", "test")
 
-# %% ../nbs/08_evaluate.ipynb #38931178
+# %% ../nbs/08_evaluate.ipynb #f2c64785
 def answer_survey(
     run: Run,
     survey: Survey,  # from `run.survey()`
@@ -448,7 +449,7 @@ def answer_survey(
     for name in np.unique(split):
         k = None if name == BUFFER else int(name.removeprefix("fold"))
         rows = np.flatnonzero(split == name)
-        out[:, rows] = astuple(answer_files(run, [files[i] for i in rows], k, tta, bs))
+        out[:, rows] = columns_of(answer_files(run, [files[i] for i in rows], k, tta, bs))
     return Answer(*out)
 
 # %% ../nbs/08_evaluate.ipynb #1c1c1820
@@ -649,7 +650,7 @@ def target_figures(
 # %% ../nbs/08_evaluate.ipynb #f821d8bd
 MIN_SCORED = 3  # held-out galaxies below which nothing can be said
 
-# %% ../nbs/08_evaluate.ipynb #a5ff41e7
+# %% ../nbs/08_evaluate.ipynb #f77c9eff
 def evaluate(
     run,  # a Run or its folder
     survey=None,  # the Run's Survey or its folder, where it has moved
@@ -670,7 +671,7 @@ def evaluate(
     with atomic_path(run.path / "predictions.parquet") as tmp: prediction_table(survey, split, error_columns(run, errors, found, flag)).to_parquet(tmp, index=False)
     metrics = {**_context(run, survey, which, held, tta, by_cell), "targets": _score_all(run, survey, split, held, found.mean, by_cell), "notes": errors.notes}
     if flag is not None: metrics["flagged"] = {"n": int(held.sum()), "flagged": int(flag[held].sum())}
-    figures = _all_figures(run, survey.select(held), found.mean[held], metrics) | _score_intervals(run, survey.select(held), Answer(*(a[held] for a in astuple(found))), errors, metrics)
+    figures = _all_figures(run, survey.select(held), found.mean[held], metrics) | _score_intervals(run, survey.select(held), Answer(*columns_of(found)[:, held]), errors, metrics)
     write_json(run.path / "metrics.json", metrics)
     save_figures(run.path / "figures", figures, figure_format)
     _write_headline(run, metrics)

@@ -21,7 +21,7 @@ __all__ = ['ARCH', 'KEPT', 'STEPS', 'STEPS_FEW', 'SHOWN', 'SIZES', 'CORNER', 'SK
            'resolution_figure', 'figures_of', 'orderings', 'check_orderings', 'table_cell', 'reproduction_table',
            'format_experiments']
 
-# %% ../nbs/10_experiments.ipynb #f4bf0e4c
+# %% ../nbs/10_experiments.ipynb #a846dc1f
 import hashlib
 import json
 import math
@@ -61,8 +61,8 @@ from .features import BATCH, BASELINES, MAGNITUDES, baseline_predictions, forest
 from .mock import main_sequence
 from .mzr import MASS, TREMONTI04_RANGE, TREMONTI04_SCATTER, binned_percentiles, mannucci10_fmr, residuals, scatter, smooth, tremonti04
 from .survey import CUTOUT_SIZE, TRUTH, Incomplete, InputError, Survey, atomic_path, column_of, read_json, read_survey, write_json
-from .train import (FASTAI_PREFIX, RECIPES, TINY_POOLED, TINY_VIEW, TINY_WIDTHS, EpochBar, EpochSeed, History, RandomView,
-                              choose_device, choose_precision, create_model, forward, make_learner, random_turns, seed_all, settle_recipe, stream)
+from .train import (FASTAI_PREFIX, RECIPES, TINY_POOLED, TINY_VIEW, TINY_WIDTHS, VIEWS_AT_ONCE, EpochBar, EpochSeed, History, RandomView,
+                              as_input, choose_device, choose_precision, create_model, forward, in_parts, make_learner, random_turns, seed_all, settle_recipe)
 
 # %% ../nbs/10_experiments.ipynb #9a5ee2c8
 ARCH = "xresnet_tiny"
@@ -122,7 +122,7 @@ def memory_loaders(
     dls.stats = stats
     return dls
 
-# %% ../nbs/10_experiments.ipynb #75f75e0e
+# %% ../nbs/10_experiments.ipynb #394d5405
 def answers(
     model,  # a network
     images,  # uint8 [n, KEPT, KEPT, 3]
@@ -131,9 +131,10 @@ def answers(
     bs=256,
 ) -> np.ndarray:  # float64 [n, targets]
     "What a network says of pictures, averaged over the eight symmetries"
-    out = np.zeros((len(images), len(model.units.mean)))
-    for part, x in stream(images, images.shape[1], stats, next(model.parameters()).device, bs): out[part] = forward(model.eval(), x, True, precision).cpu().numpy()
-    return out
+    device = next(model.parameters()).device
+    def work(part): return forward(model.eval(), as_input(images[part], images.shape[1], stats, device), True, precision).cpu().numpy()
+    found = in_parts(work, len(images), VIEWS_AT_ONCE // 8 if device.type == "cpu" else bs, device.type == "cpu")
+    return np.concatenate([np.zeros((0, len(model.units.mean))), *found])
 
 # %% ../nbs/10_experiments.ipynb #eed7453b
 @contextmanager

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'stem_of', 'find_images', 'name_columns', 'table_writer', 'check_output', 'predict']
 
-# %% ../nbs/12_predict.ipynb #63d14673
+# %% ../nbs/12_predict.ipynb #76869ffe
 import csv
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .data import read_image
+from .data import ahead, image_sources, read_image
 from .evaluate import error_columns, errors_of
+from .features import BATCH
 from .survey import Incomplete, InputError, atomic_path, read_survey
-from .train import Answer, answer, read_run
+from .train import Answer, answer, in_parts, read_run
+from .uncertainty import look
 
 # %% ../nbs/12_predict.ipynb #d47bda12
 SUFFIXES = (".jpg", ".jpeg", ".fits", ".fit", ".fits.gz")
@@ -44,14 +47,14 @@ def _listed(file):
     except UnicodeDecodeError: raise InputError(f"{file} is not a text file with one path a line.") from None
     return [str(Path(file).parent / line.strip()) for line in lines if line.strip()]
 
-# %% ../nbs/12_predict.ipynb #929242e3
+# %% ../nbs/12_predict.ipynb #ef843fa3
 def find_images(
     source,  # a Survey, a folder of images, a text file that lists them, an image, or a list of any of these
 ) -> list:  # paths as strings, in order; whether the images can be read is found out when they are read
     "Paths of the images that `source` means; `InputError` or `FileNotFoundError` where it means none"
     if isinstance(source, (list, tuple)): return [f for s in source for f in find_images(s)]
     path = Path(source)
-    if (path / "catalog.parquet").exists() or (path / "catalog.csv").exists(): return read_survey(path).image_files
+    if (path / "catalog.parquet").exists() or (path / "catalog.csv").exists(): return image_sources(read_survey(path))
     if path.is_dir(): files = sorted((str(f) for f in path.iterdir() if f.name.lower().endswith(SUFFIXES)), key=_by_number)
     elif path.suffix.lower() == ".txt" and path.exists(): files = _listed(path)
     elif path.name.lower().endswith(SUFFIXES): files = [str(path)]
@@ -111,18 +114,30 @@ def _read(file, size):
     if min(image.shape[:2]) >= size: return image, ""
     return None, f"{file} is {image.shape[1]}x{image.shape[0]} px, smaller than the {size} px that are needed."
 
-# %% ../nbs/12_predict.ipynb #0923085d
-def _chunk(run, errors, files, tta, bs):
+# %% ../nbs/12_predict.ipynb #5b4a68dd
+def _read_chunk(files, size):
+    "Files, their images (None where unreadable), and why"
+    files = list(files)
+    with ThreadPoolExecutor(os.cpu_count()) as pool: images, messages = zip(*pool.map(lambda f: _read(f, size), files))
+    return files, images, messages
+
+# %% ../nbs/12_predict.ipynb #93ed5697
+def _rows(run, errors, files, images, messages, tta, bs):
     "Predictions for the readable ones of a few files, and why the others were not"
-    with ThreadPoolExecutor(8) as pool: images, messages = zip(*pool.map(lambda f: _read(f, run.size), files))
     good, tables = [i for i, m in enumerate(messages) if not m], []
     for shape in dict.fromkeys(images[i].shape for i in good):
         rows = [i for i in good if images[i].shape == shape]
         pixels = np.stack([images[i] for i in rows])
-        flag = errors.detector.flag(pixels) if errors.detector else None
-        tables.append(error_columns(run, errors, answer(run, pixels, tta=tta, bs=bs), flag).set_index(pd.Index(rows)))
+        found = answer(run, pixels, tta=tta, bs=bs)
+        tables.append(error_columns(run, errors, found, _flags(errors.detector, pixels, found.features)).set_index(pd.Index(rows)))
     values = pd.concat(tables).loc[good].reset_index(drop=True) if tables else error_columns(run, errors, Answer(*np.zeros((3, 0, len(run.targets)))))
     return pd.concat([name_columns([files[i] for i in good]), values], axis=1), [(stem_of(f), f, m) for f, m in zip(files, messages) if m]
+
+def _flags(detector, pixels, features):
+    "What is unlike the training galaxies, with the features where they are known; None without a detector"
+    if detector is None: return None
+    looks = in_parts(lambda part: look(pixels[part], None if features is None else features[part]), len(pixels), BATCH)
+    return detector.flag(pd.concat(looks, ignore_index=True))
 
 # %% ../nbs/12_predict.ipynb #554519e8
 def _write_errors(file, errors):
@@ -131,7 +146,7 @@ def _write_errors(file, errors):
     with atomic_path(file) as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
         csv.writer(f).writerows([("image", "file", "error"), *errors])
 
-# %% ../nbs/12_predict.ipynb #9a438554
+# %% ../nbs/12_predict.ipynb #7927cfbf
 def predict(
     run,  # a Run or its folder
     source,  # what `find_images` takes
@@ -144,8 +159,8 @@ def predict(
     run, n, failures = read_run(run) if isinstance(run, (str, Path)) else run, 0, []
     errors = errors_of(run)
     with table_writer(out) as append, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2) as bar:
-        for start in range(0, len(files), 4 * bs):
-            rows, failed = _chunk(run, errors, files[start:start + 4 * bs], tta, bs)
+        for chunk in ahead(lambda start: _read_chunk(files[start:start + 4 * bs], run.size), range(0, len(files), 4 * bs)):
+            rows, failed = _rows(run, errors, *chunk, tta, bs)
             append(rows)
             n, failures = n + len(rows), failures + failed
             bar.update(len(rows) + len(failed))

@@ -9,7 +9,7 @@ __all__ = ['MISSING', 'CUTOUT_SIZE', 'SDSS_PIXEL', 'FIELD_R90', 'BANDS', 'PERCEN
            'column_of', 'Survey', 'read_survey', 'write_survey', 'write_survey_parts', 'Problem', 'try_image',
            'validate', 'describe']
 
-# %% ../nbs/00_survey.ipynb #87a3f0e7
+# %% ../nbs/00_survey.ipynb #055f746c
 import hashlib
 import json
 import os
@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import simplejpeg
 from PIL import Image
 from tqdm import tqdm
 
@@ -141,7 +142,7 @@ def read_json(
 # %% ../nbs/00_survey.ipynb #943eb44b
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
-# %% ../nbs/00_survey.ipynb #763d0162
+# %% ../nbs/00_survey.ipynb #d72fad2f
 def decode(
     source,  # the bytes of a JPEG, or its path
 ) -> np.ndarray:
@@ -150,6 +151,10 @@ def decode(
     if not data: raise ValueError("zero bytes")
     if not data.startswith(JPEG_START): raise ValueError(f"not a JPEG (starts with {data[:8]!r})")
     if not data.rstrip(b"\0").endswith(JPEG_END): raise ValueError("truncated JPEG (no end-of-image marker)")
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        if height * width < Image.MAX_IMAGE_PIXELS: return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError: pass  # what it objects to is for Pillow to judge
     try: return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e: raise ValueError(f"damaged JPEG ({e})") from None
 

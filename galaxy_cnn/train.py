@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['LOG_SIGMA', 'TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 'ARCHS', 'TUTORIAL', 'RECIPES', 'OPTIMISERS',
            'LARGE', 'BF16_FLAGS', 'CARD', 'HISTORY', 'CHECKPOINT', 'ARGUMENTS', 'FORMAT', 'CARD_KEYS', 'DTYPES',
-           'PRETRAINED', 'PRETRAINED_SIZE', 'FEW', 'FOLDS', 'SHARE', 'GP_FILE', 'FROZEN_FILE', 'AUGMENTATION',
-           'FASTAI_PREFIX', 'MOCK_SEED', 'PRETRAINING', 'PRETRAINING_RECIPE', 'aligned', 'ScaledRMSE', 'FaithfulLoss',
-           'Standardize', 'RandomView', 'random_turns', 'MeanMaxPool', 'xresnet_tiny', 'MeanAndSigma', 'head_of',
-           'create_model', 'Recipe', 'default_epochs', 'rectification', 'ForeachAdam', 'ForeachLookahead', 'ranger',
-           'choose_arch', 'cpu_flags', 'choose_precision', 'Bfloat16', 'PlainTensors', 'seed_all', 'EpochSeed',
-           'WeightAverage', 'History', 'EpochBar', 'SmoothLoss', 'target_scale', 'make_learner', 'RangeTest', 'find_lr',
-           'lr_figure', 'optimiser_state', 'restore_optimiser', 'Progress', 'save_checkpoint', 'load_checkpoint',
-           'restore', 'write_history', 'Checkpoint', 'file_hash', 'load_weights', 'split_names', 'split_hash', 'Run',
-           'read_run', 'symmetries', 'views', 'forward', 'stream', 'Answer', 'answer', 'predict_array', 'starting_run',
-           'fine_tuning', 'gp_inputs', 'blend', 'fit_gps', 'held_out_errors', 'Plan', 'usable', 'choose_device',
-           'settle_recipe', 'make_plan', 'same_plan', 'claim', 'sweep', 'warm_start', 'make_network', 'fit_network',
-           'write_card', 'train', 'run_plan', 'pretraining_targets', 'pretrain']
+           'VIEWS_AT_ONCE', 'PRETRAINED', 'PRETRAINED_SIZE', 'FEW', 'FOLDS', 'SHARE', 'GP_FILE', 'FROZEN_FILE',
+           'AUGMENTATION', 'FASTAI_PREFIX', 'MOCK_SEED', 'PRETRAINING', 'PRETRAINING_RECIPE', 'aligned', 'ScaledRMSE',
+           'FaithfulLoss', 'Standardize', 'RandomView', 'random_turns', 'MeanMaxPool', 'xresnet_tiny', 'MeanAndSigma',
+           'head_of', 'create_model', 'Recipe', 'default_epochs', 'rectification', 'ForeachAdam', 'ForeachLookahead',
+           'ranger', 'choose_arch', 'cpu_flags', 'choose_precision', 'Bfloat16', 'PlainTensors', 'seed_all',
+           'EpochSeed', 'WeightAverage', 'History', 'EpochBar', 'SmoothLoss', 'target_scale', 'make_learner',
+           'RangeTest', 'find_lr', 'lr_figure', 'optimiser_state', 'restore_optimiser', 'Progress', 'save_checkpoint',
+           'load_checkpoint', 'restore', 'write_history', 'Checkpoint', 'file_hash', 'load_weights', 'split_names',
+           'split_hash', 'Run', 'read_run', 'symmetries', 'views', 'forward', 'as_input', 'Answer', 'in_parts',
+           'answer', 'answer_part', 'predict_array', 'starting_run', 'fine_tuning', 'gp_inputs', 'blend', 'fit_gps',
+           'held_out_errors', 'Plan', 'usable', 'choose_device', 'settle_recipe', 'make_plan', 'same_plan', 'claim',
+           'sweep', 'warm_start', 'make_network', 'fit_network', 'write_card', 'train', 'run_plan',
+           'pretraining_targets', 'pretrain']
 
-# %% ../nbs/06_train.ipynb #039d68f7
+# %% ../nbs/06_train.ipynb #75b4d176
 import copy
 import hashlib
 import json
@@ -28,6 +29,7 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from importlib import resources
@@ -56,7 +58,7 @@ from tqdm import tqdm
 
 from .data import (BUFFER, MIN_STEPS, assign_folds, assign_split, centred, default_batch_size, hash01, load_cutouts, make_dls, normalised, read_images, resident_dls,
                              split_for_fold, split_kind)
-from .features import BATCH, GaussianProcess, gp_columns, gp_mean, measure_images
+from .features import GaussianProcess, gp_columns, gp_mean, measure_images
 from .survey import (TRUTH, Incomplete, InputError, Survey, atomic_path, column_of, columns_in, describe, read_json, read_survey, validate,
                                versions, write_json)
 
@@ -817,65 +819,86 @@ def symmetries(
 # %% ../nbs/06_train.ipynb #37a353a0
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-# %% ../nbs/06_train.ipynb #bfe62e2a
+# %% ../nbs/06_train.ipynb #2c8ab96a
 def views(
     model,  # in eval mode
     x,  # normalised images [B, 3, H, W]
     tta=True,  # the eight symmetries, or the image alone
     precision="fp32",  # 'fp32', 'bf16', 'fp16'
 ):  # [views, B, outputs], float32
-    "A network's answers to each view of a galaxy"
-    x = x.contiguous(memory_format=torch.channels_last)
+    "A network's answers to each view of a galaxy, all views in one pass"
+    seen = (torch.cat(list(symmetries(x))) if tta else x).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast(x.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
-        return torch.stack([model(v).float() for v in (symmetries(x) if tta else [x])])
+        return model(seen).float().unflatten(0, (-1, len(x)))
 
 # %% ../nbs/06_train.ipynb #aa670600
 def forward(model, x, tta=True, precision="fp32"):  # [B, outputs]
     "Mean of `views`"
     return views(model, x, tta, precision).mean(0)
 
-# %% ../nbs/06_train.ipynb #c1c1490d
-def stream(
+# %% ../nbs/06_train.ipynb #87a079ba
+def as_input(
     images,  # uint8 [n, H, W, 3]
     size,  # [px] of the central part that the network sees
     mean_std,  # mean [3], std [3] on the scale from 0 to 1
-    device,
-    bs=256,
-):
-    "Yield slices and the normalised images [B, 3, size, size] that belong to them"
-    for i in range(0, len(images), bs):
-        x = torch.from_numpy(images[i:i + bs]).to(device).movedim(3, 1)
-        yield slice(i, i + bs), normalised(centred(x, size), *mean_std)
+    device="cpu",
+):  # float32 [n, 3, size, size]
+    "Images as a network takes them"
+    return normalised(centred(torch.from_numpy(images).to(device).movedim(3, 1), size), *mean_std)
 
-# %% ../nbs/06_train.ipynb #8ca8cae7
+# %% ../nbs/06_train.ipynb #0c70a470
 @dataclass
 class Answer:
     "What a Run says about n galaxies, float64 [n, targets], physical units"
     mean: np.ndarray
     data: np.ndarray  # sigma
     model: np.ndarray  # sigma
+    features: pd.DataFrame | None = None  # those of chapter 05, where they were measured for the answer
 
-# %% ../nbs/06_train.ipynb #ea3e98fe
+# %% ../nbs/06_train.ipynb #6cfddd64
+VIEWS_AT_ONCE = 64  # on a core of a CPU
+
+def in_parts(
+    work,  # function of a slice
+    n,  # rows in all
+    step,  # rows in a slice
+    cores=True,  # a thread for each core, computing alone; otherwise one slice after another
+) -> list:  # what `work` returns, in order
+    "Work on the slices of n rows"
+    parts, threads = [slice(i, min(i + step, n)) for i in range(0, n, step)], torch.get_num_threads()
+    if not cores or threads == 1 or len(parts) < 2: return [work(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool: return list(pool.map(work, parts))
+    finally: torch.set_num_threads(threads)
+
+# %% ../nbs/06_train.ipynb #1676dc4c
 def answer(
     run,  # a Run
     images,  # uint8 [n, H, W, 3], H = W; the networks see the central `run.size` px
     k=None,  # number of the network; None: mean over all
     tta=True,  # average over the eight symmetries
-    bs=256,  # images on the device at a time
+    bs=256,  # images on a GPU at a time
 ) -> Answer:
     "Predictions for cutouts in memory, with both sigmas, not calibrated"
-    device, n = choose_device(), len(run.targets)
+    device = choose_device()
+    networks = [(j, run.networks[j].to(device)) for j in (range(len(run.networks)) if k is None else [k])]
     precision = run.card["precision"] if run.card["precision"] == "fp32" else choose_precision("auto", device)
-    inputs = gp_inputs(run.gp["model"], run.gp["frozen"], images, run.size) if run.gp else None
-    total, members = np.zeros((3, len(images), n)), range(len(run.networks)) if k is None else [k]
-    for j in members:
-        found = np.zeros_like(total)
-        for part, x in stream(images, run.size, run.mean_std(j), device, bs):
-            v = views(run.networks[j].to(device), x, tta, precision).cpu().double().numpy()
-            found[:, part] = v[..., :n].mean(0), np.exp(2 * v[..., n:]).mean(0), v[..., :n].var(0)
-        total += blend(run, j, found, inputs) if run.gp else found
-    total /= len(members)
-    return Answer(total[0], np.sqrt(total[1]), np.sqrt(total[2]))
+    step = bs if device != "cpu" else min(bs, VIEWS_AT_ONCE // (8 if tta else 1))
+    parts = in_parts(lambda part: answer_part(run, networks, images[part], tta, precision, device), len(images), step, device == "cpu")
+    total = np.concatenate([np.zeros((3, 0, len(run.targets))), *(found for found, _ in parts)], 1)
+    features = pd.concat([f for _, f in parts], ignore_index=True) if run.gp and parts else None
+    return Answer(total[0], np.sqrt(total[1]), np.sqrt(total[2]), features)
+
+# %% ../nbs/06_train.ipynb #19bf1f87
+def answer_part(run, networks, images, tta, precision, device) -> tuple:  # [3, n, targets]: mean and two variances; features, or None
+    "What some networks of a Run say about a few images, averaged over the networks"
+    n, total, features = len(run.targets), 0.0, measure_images(images) if run.gp else None
+    inputs = gp_inputs(run.gp["model"], run.gp["frozen"], images, run.size, features) if run.gp else None
+    for j, network in networks:
+        v = views(network, as_input(images, run.size, run.mean_std(j), device), tta, precision).cpu().double().numpy()
+        found = np.stack([v[..., :n].mean(0), np.exp(2 * v[..., n:]).mean(0), v[..., :n].var(0)])
+        total = total + (blend(run, j, found, inputs) if run.gp else found)
+    return total / len(networks), features
 
 # %% ../nbs/06_train.ipynb #729b75bb
 def predict_array(run, images, k=None, tta=True, bs=256) -> np.ndarray:  # float64 [n, n_targets], physical units
@@ -902,18 +925,17 @@ def fine_tuning(
     r = RECIPES[arch]
     return replace(r, lr=r.lr / 3, steps=r.steps // 10, epochs=(5, 20))
 
-# %% ../nbs/06_train.ipynb #b3261a43
+# %% ../nbs/06_train.ipynb #ef9e986d
 def gp_inputs(
     model,  # the frozen network
     frozen: dict,  # what it was trained with: image_mean, image_std
     images,  # uint8 [n, H, H, 3]
     size,  # [px] of the crop that the network sees
+    features,  # [n] of `measure_images`
 ) -> np.ndarray:  # float64 [n, targets of the frozen network + features]
     "What the frozen network reads, and the features of chapter 05 that the Gaussian process uses; always in fp32 on the CPU, so that it is the same everywhere"
-    read = [forward(model, x).double().numpy() for _, x in stream(images, size, (frozen["image_mean"], frozen["image_std"]), "cpu")]
-    measured = [measure_images(images[i:i + BATCH])[gp_columns()].to_numpy() for i in range(0, len(images), BATCH)]
-    n = head_of(model).mean.out_features
-    return np.c_[np.concatenate([np.zeros((0, n)), *(r[:, :n] for r in read)]), np.concatenate([np.zeros((0, len(gp_columns()))), *measured])]
+    read = forward(model, as_input(images, size, (frozen["image_mean"], frozen["image_std"])))[:, :len(frozen["targets"])]
+    return np.c_[read.double().numpy(), features[gp_columns()].to_numpy()]
 
 # %% ../nbs/06_train.ipynb #e34964a9
 SHARE = 0.5  # of the network in the mean of network and Gaussian process
@@ -931,7 +953,7 @@ def blend(
     mean, data, model = found
     return np.stack([share * mean + (1 - share) * process, data, share * model + share * (1 - share) * (mean - process) ** 2])
 
-# %% ../nbs/06_train.ipynb #092109c3
+# %% ../nbs/06_train.ipynb #d2fae423
 GP_FILE, FROZEN_FILE = "gp.safetensors", "models/frozen.safetensors"
 
 def fit_gps(survey, pixels, out, plan: "Plan", start, networks) -> dict:
@@ -939,7 +961,8 @@ def fit_gps(survey, pixels, out, plan: "Plan", start, networks) -> dict:
     images, ids = read_images(survey.image_files) if pixels is None else pixels.movedim(1, 3).cpu().numpy(), survey.catalog["objID"].to_numpy()
     frozen = {"file": FROZEN_FILE, "targets": start.targets, **{key: start.card["networks"][0][key] for key in ("sha256", "image_mean", "image_std")}}
     with atomic_path(out / FROZEN_FILE) as tmp: shutil.copyfile(start.weights_file(0), tmp)
-    inputs, draft = gp_inputs(start.networks[0], frozen, images, plan.size), Run(out, {**vars(plan), "networks": networks, "gp": None})
+    measured = in_parts(lambda part: gp_inputs(start.networks[0], frozen, images[part], plan.size, measure_images(images[part])), len(images), VIEWS_AT_ONCE // 8)
+    inputs, draft = np.concatenate(measured), Run(out, {**vars(plan), "networks": networks, "gp": None})
     true, arrays = np.stack([survey.target(t) for t in plan.targets], 1), {}
     fold, network, process = np.full(len(ids), -1), np.zeros_like(true), np.zeros_like(true)
     for k in range(plan.folds):
