@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'SurveyArg', 'RunArg', 'Other', 'Tta', 'Seed', 'Workers', 'Bs', 'exit_code', 'main', 'Precision', 'SplitBy',
-           'FigureFormat', 'mock', 'serve', 'download', 'verify', 'train', 'pretrain', 'evaluate', 'mzr', 'experiments',
-           'explain', 'report', 'predict', 'demo']
+           'FigureFormat', 'mock', 'serve', 'download', 'verify', 'pack', 'train', 'pretrain', 'evaluate', 'mzr',
+           'experiments', 'explain', 'report', 'predict', 'demo']
 
 # %% ../nbs/14_cli.ipynb #2cb43f63
 import sys
@@ -135,6 +135,14 @@ def verify(
     found = check(survey, repair, base_url, connections)
     typer.echo(str(found))
     if not found.ok: raise Incomplete(f"{survey} is not whole: see the table" + ("." if repair else "; --repair fetches what is damaged or missing."))
+
+# %% ../nbs/14_cli.ipynb #397f2e89
+@app.command()
+def pack(survey: SurveyArg):
+    "Put catalog and cutouts of a Survey into one file, packed.parquet, which train, evaluate and predict then read."
+    from galaxy_cnn.data import pack as pack_survey
+    file = pack_survey(survey)
+    typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB.")
 
 # %% ../nbs/14_cli.ipynb #6807af0f
 @app.command()

@@ -41,7 +41,7 @@ def run(sky, tmp_path_factory):
 
 def test_help_names_every_command():
     text = subprocess.run([Path(sys.executable).with_name("galaxy-cnn"), "--help"], capture_output=True, text=True, check=True).stdout
-    assert all(f" {c} " in text for c in ("mock", "serve", "download", "verify", "train", "evaluate", "mzr", "predict", "demo"))
+    assert all(f" {c} " in text for c in ("mock", "serve", "download", "verify", "pack", "train", "evaluate", "mzr", "predict", "demo"))
 
 
 def test_importing_the_command_line_imports_nothing_heavy():
@@ -64,7 +64,12 @@ def test_from_a_sky_to_a_table(capsys, tmp_path):
     code, out, err = call(capsys, "mzr", run)
     assert code == 0 and "fixed mass" in out, err
     assert call(capsys, "predict", run, sky, "--out", table)[0] == 0
-    assert pd.read_parquet(table)["objID"].tolist() == pd.read_parquet(sky / "catalog.parquet")["objID"].tolist()
+    found = pd.read_parquet(table)
+    assert found["objID"].tolist() == pd.read_parquet(sky / "catalog.parquet")["objID"].tolist()
+    code, out, err = call(capsys, "pack", sky)
+    assert code == 0 and "packed.parquet" in out, err
+    assert call(capsys, "predict", run, sky, "--out", table)[0] == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(table), found)
     for name in ("model.json", "models/0.safetensors", "history.csv", "predictions.parquet", "metrics.json", "figures"): assert (run / name).exists(), name
     assert not (run / "checkpoint").exists() and not list(run.rglob(".*"))
 

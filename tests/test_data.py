@@ -1,7 +1,9 @@
 "Splits, loaders and readers: what does not read well in chapter 04"
 import random
+import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pandas as pd
 import pytest
 import torch
@@ -12,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from galaxy_cnn.data import (BUFFER, BUFFER_ARCSEC, SPLITS, assign_folds, assign_split, crop_pad, default_batch_size, galaxy_block, galaxy_table,
-                             image_statistics, make_dls, near_edge, pad_size, read_image, read_images, ring_around, sky_cell, sky_vectors,
-                             split_counts, split_for_fold, straddling_pairs, try_read_images)
-from galaxy_cnn.survey import InputError, Survey, read_survey
+from galaxy_cnn.data import (BUFFER, BUFFER_ARCSEC, SPLITS, PackedImages, assign_folds, assign_split, centred, crop_pad, default_batch_size, galaxy_block,
+                             galaxy_table, image_sources, image_statistics, is_fresh, load_cutouts, make_dls, near_edge, pack, pad_size, read_image, read_images,
+                             resident_dls, ring_around, sky_cell, sky_vectors, split_counts, split_for_fold, straddling_pairs, try_read_images, turned)
+from galaxy_cnn.survey import InputError, Survey, read_survey, write_survey
 
 
 def draw_sky(n, seed, ra=(0, 360), sin_dec=(-1, 1)):
@@ -248,3 +250,138 @@ def test_real_sample_loads(real):
     assert split_counts(split)[BUFFER] == 0 and len(dls.train) >= 8 and len(dls.train_ds) + len(dls.valid_ds) == np.isin(split, ["train", "valid"]).sum()
     x, y = dls.one_batch()
     assert 7.5 < float(y.min()) and float(y.max()) < 9.5 and abs(float(x.mean())) < 0.5
+
+
+# The packed Survey
+
+@pytest.fixture
+def copied(mock_survey, tmp_path):
+    "A Survey that a test may change"
+    shutil.copytree(mock_survey.path, tmp_path / "sky")
+    return read_survey(tmp_path / "sky")
+
+
+def test_a_packed_survey_is_read_by_pandas_and_pyarrow(copied):
+    file = pack(copied.path)
+    table = pd.read_parquet(file)
+    pd.testing.assert_frame_equal(table.drop(columns="image"), copied.catalog)
+    assert [len(b) for b in table["image"]] == [len(open(f, "rb").read()) for f in copied.image_files]
+    assert pq.read_table(file, columns=["objID"]).num_rows == len(copied)
+
+
+def test_any_part_of_a_survey_gets_its_own_cutouts_from_the_packed_file(copied, monkeypatch):
+    monkeypatch.setattr("galaxy_cnn.data.ROW_GROUP", 50)
+    pack(copied.path)
+    some = copied.select(np.random.default_rng(0).random(len(copied)) < 0.4)
+    packed = image_sources(some)
+    assert isinstance(packed, PackedImages) and packed[:] == some.image_files
+    expected = read_images(some.image_files)
+    for f in copied.image_files: open(f, "wb").close()  # what is read must come from the packed file
+    assert (read_images(packed) == expected).all() and (read_images(packed[10:20]) == expected[10:20]).all()
+
+
+def changed_image(survey): shutil.copyfile(survey.image_files[3], survey.image_files[5])
+def lost_image(survey): (survey.path / "images" / f"{survey.catalog['objID'].iloc[5]}.jpg").unlink()
+def shorter_catalog(survey): write_survey(survey.path, survey.catalog[:-7], {})
+def cut_file(survey): (survey.path / "packed.parquet").write_bytes((survey.path / "packed.parquet").read_bytes()[:-1000])
+def other_table(survey): survey.catalog.to_parquet(survey.path / "packed.parquet")
+
+
+@pytest.mark.parametrize("change", [changed_image, lost_image, shorter_catalog, cut_file, other_table])
+def test_a_packed_file_that_is_out_of_date_or_damaged_is_made_again(copied, change):
+    file = pack(copied.path)
+    assert is_fresh(file)
+    change(copied)
+    assert not is_fresh(file)
+    now = read_survey(copied.path)
+    images, ok, _ = try_read_images(image_sources(now))
+    assert is_fresh(file) and len(images) == len(now) and list(ok) == [change is not lost_image or i != 5 for i in range(len(now))]
+    assert (images[5] == (read_image(now.image_files[3]) if change is changed_image else images[5])).all()
+
+
+def test_a_survey_that_cannot_be_written_is_read_file_by_file(copied, monkeypatch):
+    pack(copied.path)
+    changed_image(copied)
+    def refuse(path): raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr("galaxy_cnn.data.pack", refuse)
+    assert image_sources(copied) == copied.image_files
+
+
+def test_fits_cutouts_are_packed_too(mock_survey, tmp_path):
+    (tmp_path / "images").mkdir()
+    for f in mock_survey.image_files[:20]:
+        image = read_image(f)
+        fits.writeto(tmp_path / "images" / f"{f.split('/')[-1][:-4]}.fits", image.transpose(2, 0, 1))
+    survey = write_survey(tmp_path, mock_survey.catalog[:20], {"size": 128})
+    pack(tmp_path)
+    pixels, problems = load_cutouts(survey)
+    assert not problems and (pixels.movedim(1, 3).numpy() == read_images(mock_survey.image_files[:20])).all()
+
+
+# Cutouts in memory
+
+def test_problems_of_cutouts_are_listed_in_order_and_the_others_are_read(copied):
+    lost_image(copied)
+    open(copied.image_files[9], "wb").write(open(copied.image_files[9], "rb").read()[:700])
+    Image.new("RGB", (64, 64)).save(copied.image_files[70])
+    pixels, problems = load_cutouts(copied, workers=3)
+    ids = copied.catalog["objID"]
+    assert [(p.kind, p.objID) for p in problems] == [("missing image", ids[5]), ("unreadable image", ids[9]), ("wrong size", ids[70])]
+    assert not pixels[[5, 9, 70]].any() and (pixels[71].movedim(0, 2).numpy() == read_image(copied.image_files[71])).all()
+
+
+@pytest.mark.parametrize("size", [64, 111, 112, 127, 128, 129, 144, 145])
+def test_the_centre_is_that_of_the_arrays(mock_survey, size):
+    image = read_image(mock_survey.image_files[0])
+    assert (centred(torch.from_numpy(image).movedim(2, 0), size).movedim(0, 2).numpy() == crop_pad(image, size)).all()
+
+
+def test_the_eight_symmetries_are_eight_and_a_group():
+    square = torch.arange(9).reshape(3, 3)
+    def eight(x): return {tuple(turned(x, s).flatten().tolist()) for s in range(8)}
+    assert len(eight(square)) == 8 and all(eight(turned(square, s)) == eight(square) for s in range(8))
+
+
+@pytest.fixture(scope="module")
+def resident(mock_survey):
+    pixels, _ = load_cutouts(mock_survey)
+    return mock_survey, assign_split(mock_survey.catalog, by="random"), pixels
+
+
+def test_an_epoch_has_each_training_galaxy_once_in_an_order_of_the_seed(resident):
+    survey, split, pixels = resident
+    def epochs(seed):
+        dls = resident_dls(survey, split, pixels, ("metallicity", "log_mass"), bs=10, seed=seed)
+        return [torch.cat([y for _, y in dls.train]) for _ in range(2)], dls
+    (first, second), dls = epochs(3)
+    n = int((split == "train").sum()) // 10 * 10
+    assert first.shape == (n, 2) and len({tuple(y.tolist()) for y in first}) == n
+    assert not torch.equal(first, second) and torch.equal(first, epochs(3)[0][0]) and not torch.equal(first, epochs(4)[0][0])
+    assert torch.equal(torch.cat([y for _, y in dls.valid]), torch.tensor(np.stack([survey.target(t)[split == "valid"] for t in ("metallicity", "log_mass")], 1)).float())
+
+
+def test_every_galaxy_meets_shifts_and_symmetries(resident):
+    survey, split, pixels = resident
+    dls = resident_dls(survey, split, pixels, bs=24, stats=((0.0,) * 3, (1 / 255,) * 3))
+    target = float(survey.target("metallicity")[split == "train"][0])
+    seen = {tuple(x[i].flatten()[::997].tolist()) for _ in range(60) for x, y in dls.train for i in np.flatnonzero(np.isclose(y, target))}
+    assert len(seen) > 40  # of at most 60
+
+
+def test_fastai_takes_it_for_a_loader(resident, tmp_path):
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    survey, split, pixels = resident
+    dls = resident_dls(survey, split, pixels, bs=16)
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 1))
+    learn = Learner(dls, net, loss_func=lambda pred, y: (pred[:, 0] - y).square().mean(), path=tmp_path)
+    learn.remove_cbs(learn.cbs.filter(lambda cb: type(cb).__name__ == "ProgressCallback"))
+    assert learn.lr_find(num_it=20, show_plot=False).valley > 0
+    learn.fit(2, 1e-3)
+    pred, y = learn.get_preds()
+    assert pred.shape == (int((split == "valid").sum()), 1) and np.allclose(y, survey.target("metallicity")[split == "valid"])
+    again, _ = learn.get_preds(dl=dls.train.new(shuffle=False, drop_last=False, augment=False))
+    assert len(again) == (split == "train").sum()
+    empty = dls.new_empty()
+    assert isinstance(empty, DataLoaders) and sum(dl.dataset.pixels.numel() for dl in empty.loaders) == 0
+    assert len(dls.one_batch()[0]) == 16

@@ -361,3 +361,20 @@ def test_real_galaxies_teach_the_small_network_something(real, tmp_path):
     assert run.card["arch"] == "xresnet_tiny" and run.card["split"]["by"] == "random"
     scatter = np.std(run.survey().target("metallicity")[run.split == "valid"])
     assert run.card["headline"]["valid_rmse_metallicity"] < 0.75 * scatter
+
+
+def test_what_does_not_fit_into_memory_is_read_file_by_file_and_train_says_so(mock_survey, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("galaxy_cnn.data.free_memory", lambda device="cpu": 10**6)
+    made = train(mock_survey, tmp_path / "run", **{**SMALL, "epochs": 1, "quiet": False}, init=None)
+    assert "do not fit into the memory that is free" in capsys.readouterr().out and made.history()["epoch"].tolist() == [0]
+    few = train(mock_survey, tmp_path / "few", epochs=1, folds=2, precision="fp32", quiet=True)  # a Gaussian process reads the files too
+    assert few.card["gp"] and 0 < few.card["headline"]["valid_rmse_metallicity"] < 0.4
+
+
+def test_a_packed_survey_trains_to_the_same_weights(mock_survey, tmp_path):
+    from galaxy_cnn.data import pack
+    shutil.copytree(mock_survey.path, tmp_path / "sky")
+    plain = train(tmp_path / "sky", tmp_path / "plain", init=None, **SMALL)
+    pack(tmp_path / "sky")
+    packed = train(tmp_path / "sky", tmp_path / "packed", init=None, **SMALL)
+    assert largest_difference(plain.path, packed.path) == 0
