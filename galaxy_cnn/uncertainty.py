@@ -5,26 +5,23 @@
 # %% auto #0
 __all__ = ['COMPONENTS', 'LEVELS', 'MIN_CALIBRATION', 'KNOTS', 'PENALTY', 'FLOOR', 'ANCHORS', 'BANDWIDTH', 'BANDWIDTH_FEW',
            'PROBABILITIES', 'FOLDS', 'BIN_MIN', 'BINS', 'LOGARITHMS', 'LOG_FLOOR', 'SATURATED', 'UNEVEN_RINGS',
-           'POOLED', 'TOO_SMALL', 'LOOKS', 'FALSE_FLAGS', 'KNOWN', 'MIN_KNOWN', 'NEIGHBOURS', 'SHRINKAGE', 'FAR',
+           'POOLED', 'TOO_SMALL', 'RAW', 'LOOKS', 'FALSE_FLAGS', 'KNOWN', 'MIN_KNOWN', 'NEIGHBOURS', 'SHRINKAGE', 'FAR',
            'DETECTOR_FOLDS', 'total_sigma', 'split_sigma', 'conformal_quantile', 'hats', 'spread_knots', 'fit_scale',
            'scale_of', 'neighbourhood', 'local_quantiles', 'Calibration', 'fit_shape', 'misses', 'fit_calibration',
            'coverage', 'coverage_by', 'pit', 'plot_pit', 'plot_reliability', 'plot_coverage_by', 'interval_score',
-           'sharpness', 'regions', 'raw_statistics', 'look', 'look_files', 'Detector', 'compare', 'distance']
+           'sharpness', 'regions', 'raw_of_frames', 'raw_statistics', 'look', 'look_files', 'Detector', 'compare',
+           'distance']
 
-# %% ../nbs/07_uncertainty.ipynb #8e9b0b94
-import os
-from concurrent.futures import ThreadPoolExecutor
+# %% ../nbs/07_uncertainty.ipynb #f32b46dd
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.distance import cdist
 from scipy.stats import beta
-from tqdm import tqdm
 
 from .data import read_images
-from .features import BATCH, FEATURES, SKY_RADIUS, measure_images
+from .features import FEATURES, SKY_RADIUS, Frames, count, frames, in_batches, measure_frames, polar, whole_median
 from .survey import CUTOUT_SIZE, InputError
 
 # %% ../nbs/07_uncertainty.ipynb #f4764a93
@@ -364,62 +361,74 @@ UNEVEN_RINGS = (2, 4, 6, 8, 10, 12, 15, 18, 22, 26, 32)  # [px of 128]
 POOLED = 16  # [blocks] across the picture, for the brightest one outside
 TOO_SMALL = 64  # [px] below which a picture has too few pixels in the innermost ring
 
-# %% ../nbs/07_uncertainty.ipynb #d54f590f
+# %% ../nbs/07_uncertainty.ipynb #ed6539f3
 @lru_cache(maxsize=4)
 def regions(
     size,  # [px] width of the image
-) -> tuple:  # radius [p] in px of 128; float32 [p, k] that is 1 in the rings, then in the core (4 px) and far outside (40 px)
+) -> tuple:  # slices of the pixels in the order of their radius: the rings [k], the core (4 px), far outside (40 px), the sky
     "Where the raw statistics are taken"
-    middle = (np.arange(size) - (size - 1) / 2) * CUTOUT_SIZE / size
-    radius = np.hypot(*np.meshgrid(middle, middle)).ravel()
-    rings = [(radius >= a) & (radius < b) for a, b in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:])]
-    return radius, np.stack([*rings, radius < 4, radius > 40], 1).astype("float32")
+    p = polar(size)
+    return [p.ring(a, b) for a, b in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:])], p.ring(0, 4), p.ring(40), p.ring(SKY_RADIUS)
 
-# %% ../nbs/07_uncertainty.ipynb #3a5ede5e
+# %% ../nbs/07_uncertainty.ipynb #91087b61
+RAW = ("saturated", "outside", "core", "outside_block", *(f"uneven_{a}-{b}" for a, b in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:])))
+def raw_of_frames(
+    f: Frames,  # of chapter 05
+) -> np.ndarray:  # float64 [n, 14], in the order of `RAW`
+    "Saturation, light in the core and far outside, the brightest block outside, and unevenness along rings"
+    rings, core, outside, corner = regions(f.polar.size)
+    sky = whole_median(f.total[:, corner])
+    white = (f.total - sky[:, None]) / 3
+    light = np.maximum(white, 0)
+    core, outside, everything = (light[:, where].sum(1) for where in (core, outside, slice(None)))
+    saturated = count(f.pixels.min(1) >= SATURATED) / white.shape[1]
+    block = np.clip((_brightest_outside(f.picture(f.total)) - sky) / 3, 0.1, None)
+    return np.c_[np.log(saturated + 1e-3), np.log(outside / (everything + 1000) + 0.01), np.log(core / (everything + 1000) + 1e-3), np.log(block), _unevenness(white, rings)]
+
+# %% ../nbs/07_uncertainty.ipynb #32b2fb39
+def _unevenness(white, rings):
+    "ln of the scatter along rings relative to their mean"
+    first, last = rings[0].start, rings[-1].stop
+    level, starts = white[:, first:last].astype("float64"), [r.start - first for r in rings]
+    mean, square = (np.add.reduceat(v, starts, axis=1) / np.diff([*starts, last - first]) for v in (level, level**2))
+    return np.log(np.sqrt(np.maximum(square - mean**2, 0)) / (np.abs(mean) + 2) + 0.02)
+
+# %% ../nbs/07_uncertainty.ipynb #08041141
+def _brightest_outside(total):
+    "Highest mean of the blocks beyond 40 px"
+    n, side = len(total), total.shape[1] // POOLED
+    rows = total[:, :POOLED * side, :POOLED * side].reshape(n, POOLED, side, -1).sum(2, dtype="float32")
+    middle = (np.arange(POOLED) - (POOLED - 1) / 2) * CUTOUT_SIZE / POOLED
+    return rows.reshape(n, POOLED, POOLED, side).sum(3)[:, np.hypot(*np.meshgrid(middle, middle)) > 40].max(1) / side**2
+
+# %% ../nbs/07_uncertainty.ipynb #7efbd384
 def raw_statistics(
     images,  # uint8 [n, H, H, 3]
 ) -> pd.DataFrame:  # [n, 14]
-    "Saturation, light in the core and far outside, the brightest block outside, and unevenness along rings"
-    n, size = images.shape[:2]
-    radius, where = regions(size)
-    i, r, g = np.moveaxis(images.reshape(n, -1, 3), 2, 0)
-    white = (i.astype("float32") + r + g) / 3
-    white -= np.median(white[:, radius > SKY_RADIUS], axis=1, keepdims=True)
-    light, rings = np.maximum(white, 0), where[:, :-2]
-    core, outside = (light @ where[:, -2:] / (light.sum(1, keepdims=True) + 1000)).T
-    mean, square = white @ rings / rings.sum(0), white**2 @ rings / rings.sum(0)
-    uneven = np.log(np.sqrt(np.maximum(square - mean**2, 0)) / (np.abs(mean) + 2) + 0.02)
-    out = {"saturated": np.log((np.minimum(np.minimum(i, r), g) >= SATURATED).mean(1) + 1e-3), "outside": np.log(outside + 0.01), "core": np.log(core + 1e-3),
-           "outside_block": np.log(np.clip(_brightest_outside(white.reshape(n, size, size)), 0.1, None))}
-    out |= {f"uneven_{a}-{b}": column for a, b, column in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:], uneven.T)}
-    return pd.DataFrame({name: column.astype("float64") for name, column in out.items()})
+    "The raw statistics of images in memory"
+    return in_batches(lambda batch: raw_of_frames(frames(batch)), np.asarray(images), RAW)
 
-# %% ../nbs/07_uncertainty.ipynb #16f269fb
-def _brightest_outside(white):
-    "Highest mean level of the blocks beyond 40 px"
-    side = white.shape[1] // POOLED
-    blocks = white[:, :POOLED * side, :POOLED * side].reshape(len(white), POOLED, side, POOLED, side).mean((2, 4))
-    middle = (np.arange(POOLED) - (POOLED - 1) / 2) * CUTOUT_SIZE / POOLED
-    return blocks[:, np.hypot(*np.meshgrid(middle, middle)) > 40].max(1)
-
-# %% ../nbs/07_uncertainty.ipynb #3a5845b3
+# %% ../nbs/07_uncertainty.ipynb #35331bbe
+LOOKS = [*(name for name in FEATURES if name not in LOGARITHMS), *(f"ln_{name}" for name in LOGARITHMS), *RAW]
 def look(
     images,  # uint8 [n, H, W, 3]
     features=None,  # of `measure_images`, where they are known already (square images only)
+    workers=1,  # threads; None: one for each core, at most 8
 ) -> pd.DataFrame:  # float64 [n, looks]; NaN for pictures that are too small
     "The numbers by which pictures are compared with the training galaxies"
     images, (h, w) = np.asarray(images), np.shape(images)[1:3]
-    side = min(h, w)
+    side, names = min(h, w), list(FEATURES)
     if side < TOO_SMALL: return pd.DataFrame(np.nan, index=range(len(images)), columns=LOOKS)
     square = images[:, (h - side) // 2:(h + side) // 2, (w - side) // 2:(w + side) // 2]
-    features = (measure_images(square) if features is None else features).reset_index(drop=True)
-    logs = {f"ln_{name}": np.log(np.clip(features[name], 0, None) + LOG_FLOOR) for name in LOGARITHMS}
-    return pd.concat([features.drop(columns=list(LOGARITHMS)), pd.DataFrame(logs), raw_statistics(square)], axis=1)
+    known = None if features is None else features[names].to_numpy()
+    plain, logged = [names.index(n) for n in names if n not in LOGARITHMS], [names.index(n) for n in LOGARITHMS]
+    def numbers(rows):
+        f, rows = frames(square[rows.start:rows.stop]), slice(rows.start, rows.stop)
+        measured = measure_frames(f) if known is None else known[rows]
+        return np.c_[measured[:, plain], np.log(np.clip(measured[:, logged], 0, None) + LOG_FLOOR), raw_of_frames(f)]
+    return in_batches(numbers, range(len(images)), LOOKS, workers, "looking")
 
-LOOKS = [*(name for name in FEATURES if name not in LOGARITHMS), *(f"ln_{name}" for name in LOGARITHMS), "saturated", "outside", "core", "outside_block",
-         *(f"uneven_{a}-{b}" for a, b in zip(UNEVEN_RINGS, UNEVEN_RINGS[1:]))]
-
-# %% ../nbs/07_uncertainty.ipynb #ffdf5898
+# %% ../nbs/07_uncertainty.ipynb #99a5b27d
 def look_files(
     files,  # cutouts, all of one size
     keep=None,  # look at a random part of this many
@@ -429,11 +438,7 @@ def look_files(
     "Look at image files, in batches"
     files = list(files)
     if keep and len(files) > keep: files = [files[i] for i in np.sort(np.random.default_rng(seed).permutation(len(files))[:keep])]
-    batches = [files[i:i + BATCH] for i in range(0, len(files), BATCH)]
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count())) as pool:
-        tables = pool.map(lambda b: look(read_images(b, workers=1)), batches)
-        tables = list(tqdm(tables, "looking", len(batches), delay=2, leave=False))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LOOKS, dtype="float64")
+    return in_batches(lambda batch: look(read_images(batch, workers=1)).to_numpy(), files, LOOKS, workers, "looking")
 
 # %% ../nbs/07_uncertainty.ipynb #94cad7d0
 FALSE_FLAGS = 0.02  # of ordinary galaxies
@@ -493,7 +498,7 @@ def compare(
     turn = axes / np.sqrt(share)
     return median, width, turn, np.clip((values - median) / width, -FAR, FAR) @ turn
 
-# %% ../nbs/07_uncertainty.ipynb #4a6cbe59
+# %% ../nbs/07_uncertainty.ipynb #9e391bc1
 def distance(
     values,  # [m, d] looks
     median, width, turn, known,  # from `compare`
@@ -501,14 +506,19 @@ def distance(
     "Mean distance to the nearest training galaxies; infinite where a number is not finite"
     finite = np.isfinite(values).all(1)
     here = np.clip((np.where(finite[:, None], values, 0) - median) / width, -FAR, FAR) @ turn
-    near = [np.partition(cdist(part, known), NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS].mean(1) for part in np.array_split(here, len(here) // 1000 + 1)]
-    return np.where(finite, np.concatenate(near), np.inf)
+    known = np.asarray(known, "float32")
+    turned, square = -2 * known.T, (known**2).sum(1)
+    def nearest(part):  # |a - b|^2 = |a|^2 - 2ab + |b|^2
+        squares = part.astype("float32") @ turned
+        squares += square
+        squares.partition(NEIGHBOURS - 1, axis=1)
+        return np.sqrt(np.maximum(squares[:, :NEIGHBOURS] + (part**2).sum(1, keepdims=True), 0)).mean(1)
+    return np.where(finite, np.concatenate([nearest(part) for part in np.array_split(here, len(here) // 100 + 1)]), np.inf)
 
-# %% ../nbs/07_uncertainty.ipynb #086d3e38
+# %% ../nbs/07_uncertainty.ipynb #d5cb7fb5
 def _as_looks(pictures):
     "Looks of images in memory, in batches; looks are returned as they are"
     if isinstance(pictures, pd.DataFrame): return pictures
     pictures = np.asarray(pictures)
     if pictures.ndim != 4 or pictures.dtype != np.uint8: raise InputError(f"Images must be uint8 [n, H, W, 3], not {pictures.dtype} {list(pictures.shape)}.")
-    if not len(pictures): return pd.DataFrame(columns=LOOKS, dtype="float64")
-    return pd.concat([look(pictures[i:i + BATCH]) for i in range(0, len(pictures), BATCH)], ignore_index=True)
+    return look(pictures)

@@ -6,11 +6,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
 from galaxy_cnn.data import read_images
+from galaxy_cnn.features import measure_images
 from galaxy_cnn.survey import InputError, read_survey
-from galaxy_cnn.uncertainty import (FALSE_FLAGS, LEVELS, LOOKS, Calibration, Detector, conformal_quantile, coverage, coverage_by, fit_calibration, look,
-                                    look_files, pit, sharpness, split_sigma, total_sigma)
+from galaxy_cnn.uncertainty import (FALSE_FLAGS, LEVELS, LOOKS, Calibration, Detector, compare, conformal_quantile, coverage, coverage_by, distance,
+                                   fit_calibration, look, look_files, pit, raw_statistics, sharpness, split_sigma, total_sigma)
 
 SHAPES = {"normal": lambda rng, n: rng.normal(size=n), "heavy": lambda rng, n: rng.standard_t(2, n), "skewed": lambda rng, n: rng.exponential(size=n) - 0.5,
           "two peaks": lambda rng, n: rng.choice([-1, 1], n) + 0.1 * rng.normal(size=n), "rounded": lambda rng, n: np.round(rng.normal(size=n), 1)}
@@ -206,6 +208,42 @@ def test_only_a_part_of_many_galaxies_is_kept(looks):
     many = pd.concat([looks] * 30, ignore_index=True) + rng.normal(0, 0.3, (30 * len(looks), len(LOOKS))) * looks.std().to_numpy()
     detector = Detector.fit(many)
     assert len(detector.known) == 3000 and sum(a.nbytes for a in detector.arrays().values()) < 2**20
+
+
+@pytest.mark.parametrize("size", [64, 101, 128])
+def test_raw_statistics_agree_with_masks(size):
+    "Each ring a mask, in float64"
+    rng = np.random.default_rng(size)
+    x, y = np.meshgrid(*2 * [(np.arange(size) - (size - 1) / 2) * 128 / size])
+    radius = np.hypot(x, y)
+    image = np.clip(700 * np.exp(-np.hypot(x, 2 * y) / 9)[..., None] * (1, 0.8, 0.7) + rng.normal(9, 4, (size, size, 3)), 0, 255).astype("uint8")
+    white = image.mean(2) - np.median(image.mean(2)[radius > 56])
+    light, found = np.clip(white, 0, None), raw_statistics(image[None]).iloc[0]
+    side, middle = size // 16, np.arange(-60, 64, 8)
+    blocks = [white[i * side:(i + 1) * side, j * side:(j + 1) * side].mean() for i in range(16) for j in range(16) if np.hypot(middle[i], middle[j]) > 40]
+    expected = {"saturated": np.log((image >= 245).all(2).mean() + 1e-3), "outside": np.log(light[radius > 40].sum() / (light.sum() + 1000) + 0.01),
+                "core": np.log(light[radius < 4].sum() / (light.sum() + 1000) + 1e-3), "outside_block": np.log(max(blocks))}
+    rings = {f"{a}-{b}": white[(radius >= a) & (radius < b)] for a, b in ((2, 4), (12, 15), (26, 32))}
+    expected |= {f"uneven_{name}": np.log(ring.std() / (abs(ring.mean()) + 2) + 0.02) for name, ring in rings.items()}
+    assert (image >= 245).all(2).any()
+    for name, value in expected.items(): assert np.isclose(found[name], value, rtol=1e-4, atol=1e-4), (name, found[name], value)
+
+
+def test_looks_do_not_depend_on_threads_nor_on_who_measured(galaxies, looks):
+    np.testing.assert_allclose(look(galaxies, workers=3), looks, atol=1e-3)
+    np.testing.assert_allclose(look(galaxies, measure_images(galaxies)), looks, atol=1e-3)
+
+
+def test_the_distance_is_that_to_the_nearest():
+    rng = np.random.default_rng(0)
+    median, width, turn, known = compare(rng.normal(3, 2, (400, 6)))
+    values = rng.normal(3, 3, (250, 6))
+    expected = np.sort(cdist((values - median) / width @ turn, known), axis=1)[:, :5].mean(1)
+    values[7, 2], values[9, 0] = np.nan, np.inf
+    found = distance(values, median, width, turn, known.astype("float32"))
+    assert np.isinf(found[[7, 9]]).all() and np.isfinite(np.delete(found, [7, 9])).all()
+    np.testing.assert_allclose(np.delete(found, [7, 9]), np.delete(expected, [7, 9]), rtol=1e-5)
+    assert np.isclose(distance(known[:1], 0, 1, np.eye(6), np.repeat(known[:1], 5, 0))[0], 0, atol=1e-2)  # a galaxy is at no distance from itself
 
 
 def test_images_of_any_shape_have_looks_or_are_flagged(looks, galaxies):
