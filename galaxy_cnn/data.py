@@ -10,7 +10,7 @@ __all__ = ['NSIDE', 'BUFFER_ARCSEC', 'EDGE_POINTS', 'EDGE_MARGIN', 'SPLITS', 'BU
            'stamp_of', 'pack', 'is_fresh', 'PackedImages', 'image_sources', 'pixel_statistics', 'image_statistics',
            'Cutout', 'TargetValues', 'TargetSetup', 'pad_size', 'galaxy_block', 'galaxy_table', 'default_batch_size',
            'checked_batch_size', 'make_dls', 'free_memory', 'fits_in_memory', 'load_cutouts', 'centred', 'turned',
-           'shifted_and_turned', 'Cutouts', 'ResidentLoader', 'normalised', 'resident_dls']
+           'shifted_and_turned', 'prepared', 'Cutouts', 'ResidentLoader', 'resident_dls']
 
 # %% ../nbs/04_data.ipynb #7f86521c
 import json
@@ -573,19 +573,34 @@ def turned(
     flips = [d for bit, d in ((1, -1), (2, -2)) if symmetry & bit]
     return x.flip(flips) if flips else x
 
-# %% ../nbs/04_data.ipynb #ae8607c0
+# %% ../nbs/04_data.ipynb #6b8b939e
 def shifted_and_turned(
     x,  # [B, 3, H, W], H = W
     size,  # [px] of the crop
     rng,  # random.Random
-):  # [B, 3, size, size]
-    "Random crops out of images padded to `pad_size`, and random symmetries, by slicing"
+):
+    "Yield the eighths of a batch: random crops out of images padded to `pad_size`, each with another symmetry, by slicing"
     x, symmetries = centred(x, max(pad_size(size), size)), rng.sample(range(8), 8)
-    room, parts = x.shape[-1] - size, []
+    room = x.shape[-1] - size
     for part, symmetry in zip(x.chunk(8), symmetries):
         top, left = rng.randint(0, room), rng.randint(0, room)
-        parts.append(turned(part[..., top:top + size, left:left + size], symmetry))
-    return torch.cat(parts)
+        yield turned(part[..., top:top + size, left:left + size], symmetry)
+
+# %% ../nbs/04_data.ipynb #6dd4aa86
+def prepared(
+    x,  # uint8 [B, 3, H, W]
+    size,  # [px] of the crop
+    mean,  # [3] on the scale from 0 to 1
+    std,  # [3]
+    rng=None,  # random.Random, to shift and turn; None: the centre
+):  # float32 [B, 3, size, size]
+    "Pixels as the networks take them, (x / 255 - mean) / std, an eighth of the batch at a time, which stays in the cache of a CPU"
+    mean, scale = 255 * torch.tensor(mean, device=x.device).view(3, 1, 1), 1 / (255 * torch.tensor(std, device=x.device).view(3, 1, 1))
+    out, end = torch.empty((len(x), 3, size, size), device=x.device), 0
+    for part in shifted_and_turned(x, size, rng) if rng else centred(x, size).chunk(8):
+        start, end = end, end + len(part)
+        out[start:end].copy_(part).sub_(mean).mul_(scale)
+    return out
 
 # %% ../nbs/04_data.ipynb #3d9dac3e
 @dataclass
@@ -599,7 +614,7 @@ class Cutouts:
     def __getitem__(self, i): return self.pixels[self.rows[i]], self.y[self.rows[i]]
     def new_empty(self): return Cutouts(self.pixels[:0].clone(), self.y[:0].clone(), self.rows[:0].clone())
 
-# %% ../nbs/04_data.ipynb #3fc978a3
+# %% ../nbs/04_data.ipynb #febd9706
 class ResidentLoader(DataLoader):
     "Batches out of `Cutouts` by indexing: cropped, turned and normalised on the device"
     def __init__(
@@ -623,8 +638,7 @@ class ResidentLoader(DataLoader):
     def batch(self, rows):
         "Images [B, 3, size, size], normalised, and targets of some rows of the pixels"
         x = self.dataset.pixels.index_select(0, rows).to(self.device)
-        x = shifted_and_turned(x, self.size, self.rng) if self.augment else centred(x, self.size)
-        return normalised(x, *self.stats), self.dataset.y.index_select(0, rows).to(self.device)
+        return prepared(x, self.size, *self.stats, self.rng if self.augment else None), self.dataset.y.index_select(0, rows).to(self.device)
 
     def new(self, dataset=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{**{k: getattr(self, k) for k in ("stats", "size", "augment", "targets")}, **kwargs})
@@ -635,16 +649,6 @@ class ResidentLoader(DataLoader):
         mean, std = (torch.tensor(s, device=x.device).view(3, 1, 1) for s in self.stats)
         setup, n = TargetSetup(self.targets), min(max_n, len(x))
         for image, value, ax in zip((x * std + mean).clamp(0, 1), y, get_grid(n, figsize=figsize, **kwargs)): setup.decodes(value).show(show_image(image, ctx=ax))
-
-# %% ../nbs/04_data.ipynb #fa8be3e9
-def normalised(
-    x,  # uint8 [B, 3, H, W]
-    mean,  # [3] on the scale from 0 to 1
-    std,  # [3]
-):  # float32 [B, 3, H, W]
-    "Pixels as the networks take them: (x / 255 - mean) / std"
-    mean, std = (255 * torch.tensor(s, dtype=torch.float32, device=x.device).view(3, 1, 1) for s in (mean, std))
-    return x.float().sub_(mean).div_(std)
 
 # %% ../nbs/04_data.ipynb #ac5a29f1
 def resident_dls(

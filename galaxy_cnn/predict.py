@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'stem_of', 'find_images', 'name_columns', 'table_writer', 'check_output', 'predict']
 
-# %% ../nbs/12_predict.ipynb #76869ffe
+# %% ../nbs/12_predict.ipynb #a07d7467
 import csv
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from .data import ahead, image_sources, read_image
 from .evaluate import error_columns, errors_of
-from .features import BATCH
 from .survey import Incomplete, InputError, atomic_path, read_survey
-from .train import Answer, answer, in_parts, read_run
+from .train import Answer, answer, read_run
 from .uncertainty import look
 
 # %% ../nbs/12_predict.ipynb #d47bda12
@@ -121,7 +120,7 @@ def _read_chunk(files, size):
     with ThreadPoolExecutor(os.cpu_count()) as pool: images, messages = zip(*pool.map(lambda f: _read(f, size), files))
     return files, images, messages
 
-# %% ../nbs/12_predict.ipynb #93ed5697
+# %% ../nbs/12_predict.ipynb #2fc6a8cc
 def _rows(run, errors, files, images, messages, tta, bs):
     "Predictions for the readable ones of a few files, and why the others were not"
     good, tables = [i for i, m in enumerate(messages) if not m], []
@@ -136,8 +135,7 @@ def _rows(run, errors, files, images, messages, tta, bs):
 def _flags(detector, pixels, features):
     "What is unlike the training galaxies, with the features where they are known; None without a detector"
     if detector is None: return None
-    looks = in_parts(lambda part: look(pixels[part], None if features is None else features[part]), len(pixels), BATCH)
-    return detector.flag(pd.concat(looks, ignore_index=True))
+    return detector.flag(look(pixels, features, workers=None))
 
 # %% ../nbs/12_predict.ipynb #554519e8
 def _write_errors(file, errors):

@@ -19,7 +19,7 @@ __all__ = ['LOG_SIGMA', 'TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 
            'sweep', 'warm_start', 'make_network', 'fit_network', 'write_card', 'train', 'run_plan',
            'pretraining_targets', 'pretrain']
 
-# %% ../nbs/06_train.ipynb #75b4d176
+# %% ../nbs/06_train.ipynb #2f849e8e
 import copy
 import hashlib
 import json
@@ -56,7 +56,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from .data import (BUFFER, MIN_STEPS, assign_folds, assign_split, centred, default_batch_size, hash01, load_cutouts, make_dls, normalised, read_images, resident_dls,
+from .data import (BUFFER, MIN_STEPS, assign_folds, assign_split, default_batch_size, hash01, load_cutouts, make_dls, prepared, read_images, resident_dls,
                              split_for_fold, split_kind)
 from .features import GaussianProcess, gp_columns, gp_mean, measure_images
 from .survey import (TRUTH, Incomplete, InputError, Survey, atomic_path, column_of, columns_in, describe, read_json, read_survey, validate,
@@ -836,7 +836,7 @@ def forward(model, x, tta=True, precision="fp32"):  # [B, outputs]
     "Mean of `views`"
     return views(model, x, tta, precision).mean(0)
 
-# %% ../nbs/06_train.ipynb #87a079ba
+# %% ../nbs/06_train.ipynb #0be7288e
 def as_input(
     images,  # uint8 [n, H, W, 3]
     size,  # [px] of the central part that the network sees
@@ -844,7 +844,7 @@ def as_input(
     device="cpu",
 ):  # float32 [n, 3, size, size]
     "Images as a network takes them"
-    return normalised(centred(torch.from_numpy(images).to(device).movedim(3, 1), size), *mean_std)
+    return prepared(torch.from_numpy(images).to(device).movedim(3, 1), size, *mean_std)
 
 # %% ../nbs/06_train.ipynb #0c70a470
 @dataclass
