@@ -1,6 +1,6 @@
 """The whole suite of chapter 10 on a mock sky and on 400 real galaxies: results/experiments_*.json, their figures and the table beside the paper.
 
-    GALAXY_CNN_REAL=FOLDER python benchmarks/experiments.py [--sky mock real] [--survey data/experiments] [--n 5000] [--folder runs/experiments]
+    GALAXY_CNN_REAL=FOLDER python benchmarks/experiments.py [--sky mock real] [--survey data/experiments] [--n 5000] [--folder runs/experiments] [--workers N]
 
 The mock sky is drawn where it is not there yet. Without GALAXY_CNN_REAL (a folder with sdss_sample/, sdss_spirals/ and facts/) there is the mock only, and the
 paper's own predictions are not drawn beside ours. A killed run goes on with the same command. Ends with exit code 1 where an ordering that physics
@@ -37,10 +37,10 @@ def sky_of_neighbours(survey):
 
 def one_sky(survey, kind, args, paper, neighbours):
     "Run the suite on one Survey and write its results; returns the violations"
-    began = time.perf_counter()
-    results = experiments(survey, args.folder / kind, args.only, args.n, args.steps, args.seed, args.folds)
-    found = {"what": "galaxy-cnn experiments, 12 + log(O/H) [dex]; intervals: 95 % bootstrap", "sky": kind, "survey": survey.name, "cores": os.cpu_count(),
-             "seconds": round(time.perf_counter() - began), "seconds_of_experiments": round(sum(r["seconds"] for r in results.values())),
+    began, kept = time.perf_counter(), len(list((args.folder / kind / "networks").glob("*.parquet")))
+    results = experiments(survey, args.folder / kind, args.only, args.n, args.steps, args.seed, args.folds, workers=args.workers)
+    found = {"what": "galaxy-cnn experiments, 12 + log(O/H) [dex]; intervals: 95 % bootstrap", "sky": kind, "survey": survey.name, "cores": os.cpu_count(), "workers": args.workers,
+             "seconds": round(time.perf_counter() - began), "networks_kept_from_before": kept, "networks_trained": sum(r["networks_trained"] for r in results.values()),
              "orderings": orderings(results), "violations": check_orderings(results), "paper_predictions": paper, "sky_of_neighbours": neighbours, "experiments": results}
     write_json(args.results / f"experiments_{kind}.json", found)
     for name, figure in figures_of(results, paper).items():
@@ -65,6 +65,7 @@ def arguments():
     parser.add_argument("--n", type=int, default=5000, help="galaxies of the mock sky, at most")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--folds", type=lambda v: None if v == "none" else v if v == "auto" else int(v), default="auto")
+    parser.add_argument("--workers", type=int, help="processes that train networks; default: one for each core")
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

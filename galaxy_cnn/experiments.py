@@ -7,26 +7,27 @@ __all__ = ['ARCH', 'KEPT', 'STEPS', 'STEPS_FEW', 'SHOWN', 'SIZES', 'CORNER', 'SK
            'LOOKS', 'FEW_LABELS', 'FOLDS', 'MOST', 'FORMAT', 'PUBLISHED', 'MODELS', 'TRAININGS', 'SIGNAL', 'WEIGHING',
            'MEMBERS', 'MEMBERS_FEW', 'MIN_SCORED', 'SPREADS', 'FIELD', 'SPREAD_DEG', 'SHARED_Z', 'SHARED_SKY',
            'LEAK_FOLDS', 'LEAK_STEPS', 'LEAKS', 'NEIGHBOUR_DEG', 'EXPERIMENTS', 'MOST_WORKERS', 'STEPS_WORTH',
-           'DIFFERENCES_DRAWN', 'TABLE', 'FineView', 'new_network', 'pixel_statistics', 'memory_loaders', 'answers',
-           'one_thread', 'fit', 'at_resolution', 'one_band', 'grey', 'shuffled', 'radius_of', 'sky_level', 'stretched',
-           'edges', 'masked', 'Look', 'looked_at', 'looks_figure', 'deal', 'measured', 'Lab', 'Network', 'over_parts',
-           'networks', 'make_lab', 'published', 'row', 'difference', 'number', 'mzr_relation', 'relation_baselines',
-           'tree_baselines', 'feature_baselines', 'run_baselines', 'training_noise', 'widened', 'resolution_networks',
-           'run_resolution', 'mean_colours', 'run_signal', 'run_mass', 'error_correlations', 'ensemble_networks',
-           'run_ensemble', 'at_fixed', 'star_formation', 'complete', 'run_beyond_mass', 'variance', 'observed_spread',
-           'mended_observed_spread', 'predicted_spread', 'mended_predicted_spread', 'spreads', 'run_scatter', 'Fields',
-           'gather', 'with_cast', 'leak_sky', 'LeakNetwork', 'leak_networks', 'folded', 'leak_of', 'run_leak',
-           'neighbour_correlation', 'Experiment', 'reason_against', 'finished', 'run_one', 'planned',
-           'number_of_workers', 'training', 'experiments', 'read_results', 'plot_rows', 'panels_of', 'rows_figure',
-           'resolution_figure', 'figures_of', 'orderings', 'check_orderings', 'table_cell', 'reproduction_table',
-           'format_experiments']
+           'NETWORK', 'DIFFERENCES_DRAWN', 'TABLE', 'FineView', 'new_network', 'pixel_statistics', 'memory_loaders',
+           'answers', 'one_thread', 'fit', 'at_resolution', 'one_band', 'grey', 'shuffled', 'radius_of', 'sky_level',
+           'stretched', 'edges', 'masked', 'Look', 'looked_at', 'looks_figure', 'deal', 'measured', 'Lab', 'Network',
+           'over_parts', 'networks', 'make_lab', 'published', 'row', 'difference', 'number', 'mzr_relation',
+           'relation_baselines', 'tree_baselines', 'feature_baselines', 'run_baselines', 'training_noise', 'widened',
+           'resolution_networks', 'run_resolution', 'mean_colours', 'run_signal', 'run_mass', 'error_correlations',
+           'ensemble_networks', 'run_ensemble', 'at_fixed', 'star_formation', 'complete', 'run_beyond_mass', 'variance',
+           'observed_spread', 'mended_observed_spread', 'predicted_spread', 'mended_predicted_spread', 'spreads',
+           'run_scatter', 'Fields', 'gather', 'with_cast', 'leak_sky', 'LeakNetwork', 'leak_networks', 'folded',
+           'leak_of', 'run_leak', 'neighbour_correlation', 'Experiment', 'reason_against', 'finished', 'run_one',
+           'planned', 'number_of_workers', 'training', 'experiments', 'read_results', 'plot_rows', 'panels_of',
+           'rows_figure', 'resolution_figure', 'figures_of', 'orderings', 'check_orderings', 'table_cell',
+           'reproduction_table', 'format_experiments']
 
-# %% ../nbs/10_experiments.ipynb #a846dc1f
+# %% ../nbs/10_experiments.ipynb #6c2c0626
 import hashlib
 import json
 import math
 import multiprocessing as mp
 import os
+import re
 import signal
 import textwrap
 import threading
@@ -1088,11 +1089,11 @@ def number_of_workers(
     if lab.workers: return min(lab.workers, n)
     return 1 if choose_device() != "cpu" else min(os.cpu_count(), MOST_WORKERS, n, n * lab.steps // STEPS_WORTH)
 
-# %% ../nbs/10_experiments.ipynb #cb74222d
-def _work(lab, stop):
-    "Make this process one that trains for a Lab, on one thread, until the suite ends"
+# %% ../nbs/10_experiments.ipynb #df6978dc
+def _work(lab, suite):
+    "Make this process one that trains for a Lab, on one thread, until the other end of the pipe is closed, on purpose or by the suite's own end"
     def watch():
-        while mp.parent_process().is_alive() and not stop.wait(1): pass
+        suite.poll(None)
         os._exit(0)
     threading.Thread(target=watch, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -1101,7 +1102,7 @@ def _work(lab, stop):
 
 def _train(network): return _work.lab.kept(network)
 
-# %% ../nbs/10_experiments.ipynb #9af5afa1
+# %% ../nbs/10_experiments.ipynb #e3d0b20d
 @contextmanager
 def training(
     lab: Lab,
@@ -1113,8 +1114,8 @@ def training(
         yield
         return
     spawn = mp.get_context("spawn")
-    stop, there = spawn.Event(), replace(lab, quiet=True, coming={})
-    pool = ProcessPoolExecutor(workers, spawn, _work, (there, stop))
+    suite, alive = spawn.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, spawn, _work, (replace(lab, quiet=True, coming={}), suite))
     bar = tqdm(total=len(networks), desc=f"training networks, {workers} at a time", unit="network", disable=lab.quiet, delay=2, leave=False)
     try:
         for network in networks:
@@ -1124,8 +1125,9 @@ def training(
     except BrokenProcessPool:
         raise Incomplete("A process that trains networks has died, perhaps for want of memory: the same command goes on, and takes less memory with fewer workers.") from None
     finally:
-        stop.set()
+        alive.close()
         pool.shutdown(cancel_futures=True)
+        suite.close()
         bar.close()
         lab.coming = {}
 
@@ -1163,7 +1165,10 @@ def read_results(
     "All results of a folder"
     return {name: read_json(Path(folder) / f"{name}.json") for name in EXPERIMENTS if (Path(folder) / f"{name}.json").is_file()}
 
-# %% ../nbs/10_experiments.ipynb #90c092a4
+# %% ../nbs/10_experiments.ipynb #c5c3e938
+NETWORK = re.compile(r"CNNs?\b(?!')")  # rows of networks, not of what was made of one CNN's answers
+
+# %% ../nbs/10_experiments.ipynb #6a53ee5e
 def plot_rows(
     ax,
     entries,  # list of (name, {value, lo, hi, n}, published value or None)
@@ -1172,8 +1177,8 @@ def plot_rows(
 ):
     "Values with their intervals, one below the other, and the published ones as open diamonds"
     for i, (name, v, paper) in enumerate(entries):
-        ax.errorbar(v["value"], -i, xerr=[[v["value"] - v["lo"]], [v["hi"] - v["value"]]], fmt="o", color=PREDICTED if name.startswith("CNN") else OBSERVED, ms=4, capsize=2)
-        ax.annotate(f"{v['value']:.{digits}f}", (v["value"], -i), (0, 5), textcoords="offset points", ha="center", fontsize=7)
+        ax.errorbar(v["value"], -i, xerr=[[v["value"] - v["lo"]], [v["hi"] - v["value"]]], fmt="o", color=PREDICTED if NETWORK.search(name) else OBSERVED, ms=4, capsize=2)
+        ax.annotate(f"{v['value']:.{digits}f}".replace("-", "\N{MINUS SIGN}"), (v["value"], -i), (0, 5), textcoords="offset points", ha="center", fontsize=7)
         if paper is not None: ax.plot(paper, -i - 0.25, "D", mfc="none", color="tab:blue", ms=5, label="Wu & Boada 2019, real sky")
     if floor: ax.axvspan(floor["lo"], floor["hi"], color="0.85", lw=0, label="label noise: no model can be better")
     ax.set(yticks=[-i for i in range(len(entries))], ylim=(-len(entries) + 0.3, 0.8))

@@ -1,7 +1,10 @@
 """Chapter 10: pictures changed as they say, a suite that goes on where it was, correlations and corrections that come out, orderings and tables."""
 import copy
 import math
-from dataclasses import replace
+import multiprocessing as mp
+import os
+import time
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,8 +15,9 @@ import galaxy_cnn.experiments as ex
 from galaxy_cnn.data import read_images
 from galaxy_cnn.evaluate import bootstrap
 from galaxy_cnn.experiments import (CORNER, EXPERIMENTS, LOOKS, PUBLISHED, SIZES, TABLE, Lab, at_resolution, check_orderings, deal, experiments, figures_of, fit,
-                                    format_experiments, gather, make_lab, masked, mean_colours, networks, neighbour_correlation, orderings, radius_of, read_results,
-                                    reproduction_table, resolution_figure, rows_figure, run_one, shuffled, sky_level, spreads, star_formation, stretched, training_noise, widened)
+                                    format_experiments, gather, make_lab, masked, mean_colours, networks, neighbour_correlation, number_of_workers, orderings, planned, radius_of,
+                                    read_results, reproduction_table, resolution_figure, rows_figure, run_one, shuffled, sky_level, spreads, star_formation, stretched, training,
+                                    training_noise, widened)
 from galaxy_cnn.mock import mass_metallicity
 from galaxy_cnn.survey import Incomplete, InputError, Survey, read_json, read_survey, write_survey
 from galaxy_cnn.train import forward
@@ -157,6 +161,60 @@ def test_a_stopped_suite_goes_on_with_the_next_network(mock_survey, tmp_path, qu
     assert not (tmp_path / "out" / "mass.json").exists() and len(list((tmp_path / "out" / "networks").glob("*.parquet"))) == 2
     monkeypatch.setattr(ex, "fit", real_fit)
     assert experiments(mock_survey, tmp_path / "out", ["mass"], steps=STEPS, folds=None, quiet=True)["mass"]["networks_trained"] == 1
+
+
+def test_the_suite_knows_its_networks_beforehand(suite, mock_survey, quick):
+    folder, results = suite
+    plan = planned(make_lab(mock_survey, steps=STEPS, folds=None), EXPERIMENTS)
+    assert {network.name for network in plan} == {f.stem.rpartition("-")[0] for f in (folder / "networks").glob("*.parquet")}
+    assert len(plan) == sum(r["networks_trained"] for r in results.values()) and planned(make_lab(mock_survey, folder, steps=STEPS, folds=None), EXPERIMENTS) == []
+
+
+def test_the_number_of_processes_changes_no_number(mock_survey, tmp_path, monkeypatch):
+    monkeypatch.setattr(ex, "forward", forward)  # a patched one does not reach other processes
+    one, two = (experiments(mock_survey, tmp_path / str(w), ["mass"], steps=STEPS, folds=None, quiet=True, workers=w)["mass"] for w in (1, 2))
+    assert {**one, "seconds": 0} == {**two, "seconds": 0} and two["networks_trained"] == 3
+    files = [sorted((tmp_path / w / "networks").iterdir()) for w in "12"]
+    assert [(f.name, f.read_bytes()) for f in files[0]] == [(f.name, f.read_bytes()) for f in files[1]] and len(files[0]) == 3
+
+
+@dataclass(frozen=True)
+class Stuck:
+    "A network that is never ready, or whose process dies"
+    dies: bool
+    name: str = "stuck"
+    def __call__(self, lab): return os._exit(9) if self.dies else time.sleep(600)
+
+
+def test_processes_end_with_the_suite(mock_survey):
+    lab = replace(make_lab(mock_survey, quiet=True), workers=2)
+    with pytest.raises(KeyboardInterrupt), training(lab, [Stuck(False), Stuck(False, "also")]): raise KeyboardInterrupt
+    assert not mp.active_children() and not lab.coming
+
+
+def test_a_process_that_dies_is_loud(mock_survey):
+    lab = replace(make_lab(mock_survey, quiet=True), workers=2)
+    with pytest.raises(Incomplete, match="has died"), training(lab, [Stuck(True), Stuck(False, "also")]): lab.kept(Stuck(True))
+    assert not mp.active_children()
+
+
+def test_processes_are_started_where_they_are_worth_it(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    lab = replace(lab_of(9), steps=1000)
+    assert [number_of_workers(replace(lab, workers=w), 3) for w in (1, 2, 9)] == [1, 2, 3]
+    monkeypatch.setattr(ex, "choose_device", lambda: "cuda")
+    assert number_of_workers(lab, 36) == 1
+    monkeypatch.setattr(ex, "choose_device", lambda: "cpu")
+    assert number_of_workers(lab, 36) == 4 and number_of_workers(lab, 2) == 2 and number_of_workers(replace(lab, steps=4), 36) == 0
+
+
+def test_training_leaves_torch_its_threads(images):
+    before = ex.torch.get_num_threads()
+    try:
+        ex.torch.set_num_threads(3)
+        with pytest.raises(InputError): fit(images, np.full(40, 8.9), np.ones(40, bool), quiet=True)
+        assert ex.torch.get_num_threads() == 3
+    finally: ex.torch.set_num_threads(before)
 
 
 def test_a_survey_with_metallicities_only(bare, tmp_path, quick):

@@ -11,11 +11,11 @@ from torch import nn
 
 from galaxy_cnn import explain as chapter
 from galaxy_cnn.explain import (GRID, KINDS, TOLERANCE, auc, attribute, candidates, choose, correlations, explain, grad_cam, grid_assignment, half_radius,
-                                integrated_gradients, last_block, make_context, map_correlation, normalise, output_of, penultimate, plane_limits,
+                                integrated_gradients, make_context, map_correlation, normalise, output_of, penultimate, plane_limits,
                                 principal_components, quantities, radius_of, randomised, read_sample, seen_width, sky_baseline, stages, training_split,
                                 two_way, unseen_network)
 from galaxy_cnn.survey import InputError, read_json
-from galaxy_cnn.train import create_model, read_run, train
+from galaxy_cnn.train import create_model, train
 
 ARCHS = ("xresnet_tiny", "xresnet9")
 
