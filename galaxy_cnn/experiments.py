@@ -17,8 +17,8 @@ __all__ = ['ARCH', 'KEPT', 'STEPS', 'STEPS_FEW', 'SHOWN', 'SIZES', 'CORNER', 'SK
            'observed_spread', 'mended_observed_spread', 'predicted_spread', 'mended_predicted_spread', 'spreads',
            'run_scatter', 'Fields', 'gather', 'with_cast', 'leak_sky', 'LeakNetwork', 'leak_networks', 'folded',
            'leak_of', 'run_leak', 'neighbour_correlation', 'Experiment', 'reason_against', 'finished', 'run_one',
-           'planned', 'number_of_workers', 'training', 'experiments', 'read_results', 'plot_rows', 'panels_of',
-           'rows_figure', 'resolution_figure', 'figures_of', 'orderings', 'check_orderings', 'table_cell',
+           'planned', 'number_of_workers', 'training', 'caption_of', 'experiments', 'read_results', 'plot_rows',
+           'panels_of', 'rows_figure', 'resolution_figure', 'figures_of', 'orderings', 'check_orderings', 'table_cell',
            'reproduction_table', 'format_experiments']
 
 # %% ../nbs/10_experiments.ipynb #6c2c0626
@@ -1131,7 +1131,15 @@ def training(
         bar.close()
         lab.coming = {}
 
-# %% ../nbs/10_experiments.ipynb #4ded88c7
+# %% ../nbs/10_experiments.ipynb #28946d40
+def caption_of(
+    result,  # of one experiment
+) -> str:
+    "What stands below the figure of an experiment"
+    name, steps = result["experiment"].replace("_", " ").capitalize(), result["settings"]["steps"]
+    return f"{name}: {result['what']}. {result['scored']:,} held-out galaxies of {result['galaxies']:,}; networks of {steps:,} steps each; bars are {100 * LEVEL:.0f} % intervals."
+
+# %% ../nbs/10_experiments.ipynb #5eb61b47
 def experiments(
     survey,  # a Survey or its folder
     out,  # folder for the results
@@ -1155,7 +1163,8 @@ def experiments(
     try:
         with training(lab, planned(lab, names)): results = {name: run_one(lab, name, say) for name in names}
     except KeyboardInterrupt: raise Incomplete(f"Stopped. What is finished is kept in {out}; the same command goes on from there.") from None
-    save_figures(out / "figures", figures_of(results))
+    save_figures(out / "figures", drawn := figures_of(results))
+    write_json(out / "figures" / "captions.json", {f"{name}.png": caption_of(results[name]) for name in drawn})
     return results
 
 # %% ../nbs/10_experiments.ipynb #79730950

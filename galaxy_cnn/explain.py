@@ -916,7 +916,7 @@ def explain_features(c: Context) -> tuple:  # numbers, figures, captions
                "components": correlation_figure(found, shares, c.sky, note)}
     return {"n": len(sample), "network": 0, "features": features.shape[1], "variance_shares": shares, "rank_correlation": found}, figures, captions
 
-# %% ../nbs/11_explain.ipynb #34f10581
+# %% ../nbs/11_explain.ipynb #ddc58396
 def explain_galleries(c: Context) -> tuple:  # numbers, figures, captions
     "Maps of galaxies of low, high and random target"
     chosen = gallery_rows(c.survey.target(c.target)[c.rows], EACH, c.seed)
@@ -927,11 +927,11 @@ def explain_galleries(c: Context) -> tuple:  # numbers, figures, captions
     drawn = {"integrated_gradients": (smooth(maps.ig), "dex per pixel", f"Integrated gradients from the sky to the galaxy; {above}"),
              "gradcam": (maps.cam, "mean gradient x activation [dex]", f"Grad-CAM of the last block; {above}")}
     figures = {name: map_gallery(groups, images, m, titles, *texts) for name, (m, *texts) in drawn.items()}
-    text = (f"for galaxies of the lowest, the highest and of any target value ({c.sky}; {c.which} galaxies, drawn at random). Red raises the answer, blue "
+    text = (f"For galaxies of the lowest, the highest and of any target value ({c.sky}; {c.which} galaxies, drawn at random). Red raises the answer, blue "
             f"lowers it; one colour scale, linear to the {BEND}th percentile of |map|, logarithmic beyond, up to the {REACH}th")
-    captions = {"integrated_gradients": f"Integrated gradients {text}; smoothed by {SMOOTH} px for the eye. The baseline is the sky of each cutout, not black: "
+    captions = {"integrated_gradients": f"Integrated gradients. {text}; smoothed by {SMOOTH} px for the eye. The baseline is the sky of each cutout, not black: "
                 "the map shares out the difference between the answers for the galaxy and for its empty sky.",
-                "gradcam": f"Grad-CAM, signed, {text}. It is as coarse as the last block."}
+                "gradcam": f"Grad-CAM, signed. {text}. It is as coarse as the last block."}
     ids = c.survey.catalog["objID"].to_numpy()[c.rows]
     return {name: [str(ids[i]) for i in g] for name, g in chosen.items()}, figures, captions
 

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['ENVIRONMENT', 'WORDS', 'QUANTITIES', 'SOURCE', 'N_LABELS', 'N_TESTED', 'PUBLISHED', 'HEADLINE', 'MODELS', 'CAPTIONS',
-           'BELONGS', 'FIGURES', 'CHAPTERS', 'AS_IS', 'FIGURE_BYTES', 'LONG_TITLE', 'WIDE', 'PICTURES', 'COVARIATES',
-           'MAX_ROWS', 'TILES', 'CUTOUT_BYTES', 'CUTOUT_PX', 'GALLERIES', 'ERROR_BARS', 'RELATION', 'OPTIONS',
-           'PROVENANCE', 'STYLE', 'VIEW', 'TABLE', 'SCRIPT', 'ROWS', 'PAGE', 'fixed', 'with_unit', 'ends', 'typeset',
-           'render', 'unit_of', 'duration', 'galaxies', 'training_sentence', 'Published', 'best_baseline', 'verdict',
-           'parts_of', 'headline_html', 'model_rows', 'models_html', 'Picture', 'caption_of', 'find_pictures',
-           'data_uri', 'figure_uri', 'pictures_html', 'Field', 'numbers', 'observed', 'target_fields', 'galaxy_fields',
-           'table_rows', 'without_network', 'surprise', 'choose_galleries', 'cutout_uri', 'galleries_html',
-           'error_bars_html', 'relation_html', 'train_command', 'commands', 'provenance_html', 'policy', 'rows_html',
-           'page_data', 'current_survey', 'picture_sections', 'chapter_command', 'absent_html', 'sections_of', 'report']
+           'BELONGS', 'FIGURES', 'CHAPTERS', 'AS_IS', 'FIGURE_BYTES', 'LONG_TITLE', 'WIDE', 'BIG', 'PICTURES',
+           'COVARIATES', 'MAX_ROWS', 'TILES', 'CUTOUT_BYTES', 'CUTOUT_PX', 'GALLERIES', 'ERROR_BARS', 'RELATION',
+           'OPTIONS', 'PROVENANCE', 'STYLE', 'VIEW', 'TABLE', 'SCRIPT', 'ROWS', 'PAGE', 'fixed', 'with_unit', 'ends',
+           'typeset', 'render', 'unit_of', 'duration', 'galaxies', 'training_sentence', 'Published', 'best_baseline',
+           'verdict', 'parts_of', 'headline_html', 'model_rows', 'models_html', 'Picture', 'caption_of',
+           'find_pictures', 'data_uri', 'figure_uri', 'pictures_html', 'Field', 'numbers', 'observed', 'target_fields',
+           'galaxy_fields', 'table_rows', 'without_network', 'surprise', 'choose_galleries', 'cutout_uri',
+           'galleries_html', 'error_bars_html', 'relation_html', 'train_command', 'commands', 'provenance_html',
+           'policy', 'rows_html', 'page_data', 'current_survey', 'picture_sections', 'chapter_command', 'absent_html',
+           'sections_of', 'report']
 
 # %% ../nbs/13_report.ipynb #d7f876af
 import base64
@@ -266,8 +267,8 @@ BELONGS = {"mzr": "^mzr", "errors": "(^|_)(pit|reliability|calibration|coverage|
 FIGURES, CHAPTERS = "figures", {"experiments": "Experiments", "explain": "What the network looks at"}  # folders of figures, those known with their titles
 AS_IS, FIGURE_BYTES = 200_000, 4_000_000  # largest PNG that is embedded as it is, and largest sum of all figures [bytes]
 
-# %% ../nbs/13_report.ipynb #14b13404
-LONG_TITLE, WIDE = 90, 1.7  # characters, and width in units of the height
+# %% ../nbs/13_report.ipynb #3dfc5a8a
+LONG_TITLE, WIDE, BIG = 90, 1.7, 1000  # characters; width in units of the height; width [px] that makes small print where it is shrunk to a third of the page
 
 @dataclass(frozen=True)
 class Picture:
@@ -283,10 +284,10 @@ class Picture:
         return first if len(first) <= LONG_TITLE else self.file.stem.replace("_", " ").capitalize()
 
     @property
-    def wide(self):
-        "Whether it takes two columns"
+    def place(self):
+        "'wide': two thirds of the page; 'big': half of it, as high as it is; '': a third"
         width, height = Image.open(self.file).size
-        return width > WIDE * height
+        return "wide" if width > WIDE * height else "big" if width > BIG else ""
 
     @property
     def rest(self): return self.caption.removeprefix(self.title).lstrip(". ")
@@ -331,11 +332,11 @@ def figure_uri(
     Image.open(BytesIO(data)).convert("RGB").save(small, "webp", quality=88)
     return data_uri(data, "png") if small.tell() >= len(data) else data_uri(small.getvalue(), "webp")
 
-# %% ../nbs/13_report.ipynb #398a3b53
+# %% ../nbs/13_report.ipynb #7aa11a2a
 PICTURES = """
 <div class="figures">
 {% for p, uri in embedded %}
-<figure{% if p.wide %} class="wide"{% endif %}><button type="button" class="zoom"><img src="{{ uri }}" alt="{{ p.title }}"></button>
+<figure{% if p.place %} class="{{ p.place }}"{% endif %}><button type="button" class="zoom"><img src="{{ uri }}" alt="{{ p.title }}"></button>
 <figcaption><b>{{ p.title }}.</b> {{ p.rest }}</figcaption></figure>
 {% endfor %}
 </div>
@@ -647,7 +648,7 @@ def provenance_html(
              **{f"SHA-256 of {n['file']}": n["sha256"] for n in card["networks"]}, "trained until": card.get("finished", "–")}
     return render(PROVENANCE, commands=commands(run, metrics, survey), facts=facts, versions=card["versions"], card=json.dumps(card, indent=1, ensure_ascii=False))
 
-# %% ../nbs/13_report.ipynb #daae2279
+# %% ../nbs/13_report.ipynb #15eabc81
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf8; --card: #ffffff; --ink: #1b1d22; --soft: #5d6470; --line: #dcdad5; --predicted: #b3202b; --accent: #2257a0; --mock: #9a4d00; --floor: #e4e1da; }
 @media (prefers-color-scheme: dark) {
@@ -707,8 +708,15 @@ circle { fill: var(--ink); }
 .noise circle { fill: var(--soft); }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 370px), 1fr)); grid-auto-flow: dense; gap: 18px; align-items: start; }
 @media (min-width: 830px) { figure.wide { grid-column: span 2; } }
+@media (min-width: 1200px) {
+  .figures { grid-template-columns: repeat(6, 1fr); }
+  figure { grid-column: span 2; }
+  figure.big { grid-column: span 3; }
+  figure.wide { grid-column: span 4; }
+}
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
 figure img { display: block; width: 100%; height: 300px; object-fit: contain; background: #fff; padding: 8px; }
+figure.big img { height: auto; }
 figcaption { padding: 10px 14px; font-size: .92rem; }
 button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
 .zoom { display: block; width: 100%; cursor: zoom-in; }
