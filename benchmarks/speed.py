@@ -25,12 +25,12 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from stock import Rmse, fast_dls, learner, stock_dls
 
-from galaxy_cnn.data import Cutouts, ResidentLoader, assign_split, image_statistics, load_cutouts, pack
+from galaxy_cnn.data import Cutouts, ResidentLoader, image_statistics, load_cutouts, pack, resident_dls
 from galaxy_cnn.evaluate import canvas
 from galaxy_cnn.mock import make_mock
 from galaxy_cnn.predict import predict
-from galaxy_cnn.survey import decode, read_json, read_survey, versions, write_json
-from galaxy_cnn.train import RECIPES, Bfloat16, EpochSeed, choose_precision, cpu_flags, create_model, read_run, train
+from galaxy_cnn.survey import decode, read_json, versions, write_json
+from galaxy_cnn.train import RECIPES, Bfloat16, EpochSeed, choose_precision, cpu_flags, read_run, train
 
 N, SEED, CORES = 2560, 51, len(os.sched_getaffinity(0))
 BATCHES = {"xresnet_tiny": 24, "xresnet18": 4}  # of one timed epoch
@@ -146,8 +146,9 @@ def loader_part(survey, args):
     missing = [name for name in ("datasets", "webdataset") if importlib.util.find_spec(name) is None]
     if "datasets" not in missing: contenders["Hugging Face datasets (no augmentation)"] = lambda: second_epoch(hugging_face_loader(survey, rows, stats, args.work))
     if "webdataset" not in missing: contenders["webdataset (no augmentation)"] = lambda: second_epoch(webdataset_loader(survey, rows, stats, args.work))
-    contenders["in memory, shifts and turns"] = lambda: second_epoch(fast_dls(survey, split, pixels, "xresnet18").train)
-    contenders["in memory, centre"] = lambda: second_epoch(fast_dls(survey, split, pixels, "xresnet_tiny").train)
+    contenders["in memory, centre (xresnet_tiny)"] = lambda: second_epoch(fast_dls(survey, split, pixels, "xresnet_tiny").train)
+    contenders["in memory, shifts and turns"] = lambda: second_epoch(resident_dls(survey, split, pixels, bs=128, max_rotate=0.0).train)
+    contenders["in memory, shifts, turns, rotation (xresnets)"] = lambda: second_epoch(fast_dls(survey, split, pixels, "xresnet18").train)
     with threads(1): found = interleaved({name: make() for name, make in contenders.items()}, args.repeats)
     for name, v in found.items():
         used = max(1, int(name.split(", ")[1].split()[0]) if "workers" in name else 1)
@@ -185,7 +186,7 @@ def step_rate(arch, survey, pixels, precision, cbs=(), fastai=False, compiled=Fa
     y, options = torch.tensor(survey.target("metallicity")).float(), dict(bs=RECIPES[arch].bs, device=torch.device("cpu"))
     rows, valid = torch.arange(n) % len(survey), torch.arange(2)
     dls = fast_dls(survey, np.where(np.arange(len(survey)) % 2, "train", "valid"), pixels, arch)
-    dls.loaders = [ResidentLoader(Cutouts(pixels, y, r), dls.stats, augment=RECIPES[arch].augment and k == 0, shuffle=k == 0, drop_last=k == 0, **options) for k, r in enumerate((rows, valid))]
+    dls.loaders = [ResidentLoader(Cutouts(pixels, y, r), dls.stats, augment=RECIPES[arch].augment and k == 0, max_rotate=10.0, shuffle=k == 0, drop_last=k == 0, **options) for k, r in enumerate((rows, valid))]
     learn = learner(dls, survey, np.full(len(survey), "train"), arch, precision, fastai, [clock, *cbs])
     if compiled: learn.model.compile()
     learn.fit_one_cycle(4, RECIPES[arch].lr)
@@ -281,7 +282,8 @@ def ratios(parts):
     def median(part, name, key="images_per_second"): return parts[part][name][key]["median"]
     best = lambda part, word, key="images_per_second": max(v[key]["median"] for name, v in parts[part].items() if word in name)
     found = {}
-    if "loader" in parts: found["loader, images/s a core, over fastai's DataBlock"] = median("loader", "in memory, shifts and turns", "per_core") / best("loader", "fastai", "per_core")
+    for name in (n for n in parts.get("loader", {}) if n.startswith("in memory")):
+        found[f"loader {name}: images/s a core over fastai's DataBlock"] = median("loader", name, "per_core") / best("loader", "fastai", "per_core")
     for arch in EPOCHS:
         if "step" in parts and f"{arch}, bfloat16 (what train does)" in parts["step"]:
             found[f"step, {arch}"] = median("step", f"{arch}, bfloat16 (what train does)") / median("step", f"{arch}, float32, fastai's optimiser")

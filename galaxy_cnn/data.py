@@ -10,10 +10,11 @@ __all__ = ['NSIDE', 'BUFFER_ARCSEC', 'EDGE_POINTS', 'EDGE_MARGIN', 'SPLITS', 'BU
            'stamp_of', 'pack', 'is_fresh', 'PackedImages', 'image_sources', 'pixel_statistics', 'image_statistics',
            'Cutout', 'TargetValues', 'TargetSetup', 'pad_size', 'galaxy_block', 'galaxy_table', 'default_batch_size',
            'checked_batch_size', 'make_dls', 'free_memory', 'fits_in_memory', 'load_cutouts', 'centred', 'turned',
-           'shifted_and_turned', 'prepared', 'Cutouts', 'ResidentLoader', 'resident_dls']
+           'shifted_and_turned', 'prepared', 'rotated', 'Cutouts', 'ResidentLoader', 'resident_dls']
 
-# %% ../nbs/04_data.ipynb #7f86521c
+# %% ../nbs/04_data.ipynb #7da062ae
 import json
+import math
 import os
 import random
 from collections.abc import Sequence
@@ -602,6 +603,18 @@ def prepared(
         out[start:end].copy_(part).sub_(mean).mul_(scale)
     return out
 
+# %% ../nbs/04_data.ipynb #3ab158a1
+def rotated(
+    x,  # float32 [B, 3, H, W]
+    degrees,  # at most, either way
+    rng,  # random.Random
+):
+    "Images turned about their centres by random angles, corners filled by reflection"
+    angle = torch.tensor([math.radians(rng.uniform(-degrees, degrees)) for _ in range(len(x))], device=x.device)
+    cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
+    maps = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
+    return F.grid_sample(x, F.affine_grid(maps, x.shape, align_corners=False), padding_mode="reflection", align_corners=False)
+
 # %% ../nbs/04_data.ipynb #3d9dac3e
 @dataclass
 class Cutouts:
@@ -614,7 +627,7 @@ class Cutouts:
     def __getitem__(self, i): return self.pixels[self.rows[i]], self.y[self.rows[i]]
     def new_empty(self): return Cutouts(self.pixels[:0].clone(), self.y[:0].clone(), self.rows[:0].clone())
 
-# %% ../nbs/04_data.ipynb #febd9706
+# %% ../nbs/04_data.ipynb #fc8a28e5
 class ResidentLoader(DataLoader):
     "Batches out of `Cutouts` by indexing: cropped, turned and normalised on the device"
     def __init__(
@@ -623,11 +636,12 @@ class ResidentLoader(DataLoader):
         stats=((0.0,) * 3, (1.0,) * 3),  # mean [3] and std [3], on the scale from 0 to 1
         size=112,  # [px] of the crop
         augment=False,  # shift and turn; otherwise the centre
+        max_rotate=0.0,  # [deg] rotation on top of that
         targets=("metallicity",),  # names, to show
         **kwargs,  # bs, shuffle, drop_last, device
     ):
         super().__init__(dataset, **kwargs)
-        self.stats, self.size, self.augment, self.targets = stats, size, augment, targets
+        self.stats, self.size, self.augment, self.max_rotate, self.targets = stats, size, augment, max_rotate, targets
 
     def __iter__(self):
         self.randomize()
@@ -638,10 +652,12 @@ class ResidentLoader(DataLoader):
     def batch(self, rows):
         "Images [B, 3, size, size], normalised, and targets of some rows of the pixels"
         x = self.dataset.pixels.index_select(0, rows).to(self.device)
-        return prepared(x, self.size, *self.stats, self.rng if self.augment else None), self.dataset.y.index_select(0, rows).to(self.device)
+        x = prepared(x, self.size, *self.stats, self.rng if self.augment else None)
+        if self.augment and self.max_rotate: x = rotated(x, self.max_rotate, self.rng)
+        return x, self.dataset.y.index_select(0, rows).to(self.device)
 
     def new(self, dataset=None, cls=None, **kwargs):
-        return super().new(dataset, cls, **{**{k: getattr(self, k) for k in ("stats", "size", "augment", "targets")}, **kwargs})
+        return super().new(dataset, cls, **{**{k: getattr(self, k) for k in ("stats", "size", "augment", "max_rotate", "targets")}, **kwargs})
 
     def show_batch(self, b=None, max_n=9, figsize=None, **kwargs):
         "Draw a batch with its targets"
@@ -650,7 +666,7 @@ class ResidentLoader(DataLoader):
         setup, n = TargetSetup(self.targets), min(max_n, len(x))
         for image, value, ax in zip((x * std + mean).clamp(0, 1), y, get_grid(n, figsize=figsize, **kwargs)): setup.decodes(value).show(show_image(image, ctx=ax))
 
-# %% ../nbs/04_data.ipynb #ac5a29f1
+# %% ../nbs/04_data.ipynb #9a87761c
 def resident_dls(
     survey,
     split,  # str [n], from `assign_split` or `split_for_fold`
@@ -662,6 +678,7 @@ def resident_dls(
     seed=0,  # of the training order
     held_out="valid",  # the split that validates
     augment=True,  # shift and turn the training galaxies
+    max_rotate=10.0,  # [deg], as in `galaxy_block`
     device=None,  # None: that of the pixels
 ):  # fastai DataLoaders, with .stats
     "`make_dls` over cutouts in memory"
@@ -670,6 +687,6 @@ def resident_dls(
     y = torch.tensor(np.stack([survey.target(t) for t in targets], 1), dtype=torch.float32, device=pixels.device).squeeze(1)
     stats = stats or pixel_statistics(centred(pixels.index_select(0, rows), size) for rows in train.split(1000))
     options = dict(stats=stats, size=size, targets=targets, bs=checked_batch_size(len(train), bs), device=torch.device(device or pixels.device))
-    dls = DataLoaders(ResidentLoader(Cutouts(pixels, y, train), augment=augment, shuffle=True, drop_last=True, **options), ResidentLoader(Cutouts(pixels, y, valid), **options))
+    dls = DataLoaders(ResidentLoader(Cutouts(pixels, y, train), augment=augment, max_rotate=max_rotate, shuffle=True, drop_last=True, **options), ResidentLoader(Cutouts(pixels, y, valid), **options))
     dls.device, dls.train.rng, dls.stats = options["device"], random.Random(seed), stats
     return dls

@@ -216,7 +216,7 @@ def create_model(
     if std is not None: model.units.std.copy_(torch.as_tensor(std))
     return model
 
-# %% ../nbs/06_train.ipynb #27adf394
+# %% ../nbs/06_train.ipynb #ed04d824
 @dataclass(frozen=True)
 class Recipe:
     "How an architecture is trained"
@@ -227,7 +227,7 @@ class Recipe:
     ema: float = 0.0  # decay per step of the average of the weights; 0: none
     steps: int = 2000  # wanted, in all
     epochs: tuple = (7, 40)  # at least, at most
-    augment: bool = True  # shifts and the eight symmetries; False: the network augments
+    augment: bool = True  # shifts, symmetries and rotation by the loader; False: by the network
 
 # %% ../nbs/06_train.ipynb #8617d49c
 TUTORIAL = Recipe()  # Wu 2020
@@ -1190,8 +1190,8 @@ def write_card(survey, out, plan: Plan, progress: Progress, gp=None):
         "init": plan.init, "gp": gp, "versions": versions(), "arguments": plan.arguments()})
     shutil.rmtree((out / CHECKPOINT).parent)
 
-# %% ../nbs/06_train.ipynb #802c1198
-AUGMENTATION = {True: "random crop, eight symmetries", False: f"any rotation, mirror images, zoom by up to {TINY_ZOOM:.0%}"}
+# %% ../nbs/06_train.ipynb #eb273bc6
+AUGMENTATION = {True: "random crop, eight symmetries, rotation by up to 10 degrees", False: f"any rotation, mirror images, zoom by up to {TINY_ZOOM:.0%}"}
 
 # %% ../nbs/06_train.ipynb #4f9100b6
 def train(
