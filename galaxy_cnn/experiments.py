@@ -1102,7 +1102,7 @@ def _work(lab, suite):
 
 def _train(network): return _work.lab.kept(network)
 
-# %% ../nbs/10_experiments.ipynb #e3d0b20d
+# %% ../nbs/10_experiments.ipynb #9347c63f
 @contextmanager
 def training(
     lab: Lab,
@@ -1122,6 +1122,7 @@ def training(
             lab.coming[network.name] = future = pool.submit(_train, network)
             future.add_done_callback(lambda _: bar.update())
         yield
+        pool.shutdown()
     except BrokenProcessPool:
         raise Incomplete("A process that trains networks has died, perhaps for want of memory: the same command goes on, and takes less memory with fewer workers.") from None
     finally:
