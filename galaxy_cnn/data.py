@@ -10,7 +10,7 @@ __all__ = ['NSIDE', 'BUFFER_ARCSEC', 'EDGE_POINTS', 'EDGE_MARGIN', 'SPLITS', 'BU
            'stamp_of', 'pack', 'is_fresh', 'PackedImages', 'image_sources', 'pixel_statistics', 'image_statistics',
            'Cutout', 'TargetValues', 'TargetSetup', 'pad_size', 'galaxy_block', 'galaxy_table', 'default_batch_size',
            'checked_batch_size', 'make_dls', 'free_memory', 'fits_in_memory', 'load_cutouts', 'centred', 'turned',
-           'shifted_and_turned', 'prepared', 'rotated', 'Cutouts', 'ResidentLoader', 'resident_dls']
+           'random_views', 'shifted_and_turned', 'prepared', 'rotated', 'Cutouts', 'ResidentLoader', 'resident_dls']
 
 # %% ../nbs/04_data.ipynb #7da062ae
 import json
@@ -575,18 +575,30 @@ def turned(
     flips = [d for bit, d in ((1, -1), (2, -2)) if symmetry & bit]
     return x.flip(flips) if flips else x
 
-# %% ../nbs/04_data.ipynb #13427fda
+# %% ../nbs/04_data.ipynb #35700088
+def random_views(
+    n,  # images
+    room,  # [px] by which a crop may be shifted
+    rng,  # random.Random
+) -> tuple:  # top [n], left [n], how many images get each of the eight symmetries
+    "Draw a shift for each image, and a symmetry for every other one"
+    generator = torch.Generator().manual_seed(rng.getrandbits(63))
+    top, left = torch.randint(room + 1, (2, n), generator=generator)
+    symmetry = torch.randint(16, (n,), generator=generator)
+    return top, left, torch.where(symmetry < 8, symmetry, 0).bincount(minlength=8).tolist()
+
+# %% ../nbs/04_data.ipynb #d159a5ab
 def shifted_and_turned(
     x,  # [B, 3, H, W], H = W
     size,  # [px] of the crop
     rng,  # random.Random
 ):
-    "Yield the sixteenths of a batch: random crops out of images padded to `pad_size`, one half with the eight symmetries, by slicing"
-    x, symmetries = centred(x, max(pad_size(size), size)), rng.sample([*range(8), *[0] * 8], 16)
-    room = x.shape[-1] - size
-    for part, symmetry in zip(x.chunk(16), symmetries):
-        top, left = rng.randint(0, room), rng.randint(0, room)
-        yield turned(part[..., top:top + size, left:left + size], symmetry)
+    "Yield random crops out of images padded to `pad_size`, those with the same symmetry together"
+    x = centred(x, max(pad_size(size), size))
+    top, left, counts = random_views(len(x), x.shape[-1] - size, rng)
+    windows = x.unfold(2, size, 1).unfold(3, size, 1)  # a view, [B, 3, shifts, shifts, size, size]
+    crops = windows[torch.arange(len(x), device=x.device), :, top.to(x.device), left.to(x.device)]
+    for symmetry, part in enumerate(crops.split(counts)): yield turned(part, symmetry)
 
 # %% ../nbs/04_data.ipynb #6163b34a
 def prepared(
