@@ -218,7 +218,7 @@ def mzr(
     from galaxy_cnn.mzr import mzr as relation
     typer.echo(format_mzr(relation(run, survey, figure_format=figure_format.value)))
 
-# %% ../nbs/14_cli.ipynb #5c964400
+# %% ../nbs/14_cli.ipynb #c9482a1f
 @app.command()
 def experiments(
     survey: SurveyArg,
@@ -227,11 +227,12 @@ def experiments(
     n: Annotated[int | None, typer.Option(min=100, help="Galaxies used, at most; default: 5000.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each network; default: what chapter 10 gives for the size.")] = None,
     seed: Seed = 0,
+    workers: Workers = None,
 ):
     "The studies of the paper on any Survey: baselines, resolution, bands and shapes, mass, ensembles, star formation, the leak."
     from galaxy_cnn.experiments import experiments as study
     from galaxy_cnn.experiments import format_experiments
-    typer.echo(format_experiments(study(survey, out, only, n, steps, seed)))
+    typer.echo(format_experiments(study(survey, out, only, n, steps, seed, workers=workers)))
     typer.echo(f"Numbers and figures are in {out}.")
 
 # %% ../nbs/14_cli.ipynb #4e2cad29
