@@ -648,7 +648,7 @@ def provenance_html(
              **{f"SHA-256 of {n['file']}": n["sha256"] for n in card["networks"]}, "trained until": card.get("finished", "–")}
     return render(PROVENANCE, commands=commands(run, metrics, survey), facts=facts, versions=card["versions"], card=json.dumps(card, indent=1, ensure_ascii=False))
 
-# %% ../nbs/13_report.ipynb #15eabc81
+# %% ../nbs/13_report.ipynb #9a39c122
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf8; --card: #ffffff; --ink: #1b1d22; --soft: #5d6470; --line: #dcdad5; --predicted: #b3202b; --accent: #2257a0; --mock: #9a4d00; --floor: #e4e1da; }
 @media (prefers-color-scheme: dark) {
@@ -780,6 +780,8 @@ footer { margin: 3em 0 2em; color: var(--soft); font-size: .9rem; }
   h2, h3 { break-after: avoid; }
   pre { max-height: none; }
   .scroll { overflow: visible; }
+  .models { font-size: .8rem; width: 100%; }
+  .models td:last-child small { white-space: normal; }
   .screen { display: none; }
   #table { font-size: .56rem; table-layout: fixed; width: 100%; }
   #table thead th, #table thead small { font-size: .54rem; line-height: 1.3; }
