@@ -334,7 +334,7 @@ def test_17_ctrl_c_keeps_what_came_and_the_next_run_goes_on(tmp_path):
     def interrupt(ask, answer, k):
         if sum(trouble.asked.values()) < 30: return
         if pending and pending.pop(): _thread.interrupt_main()
-        time.sleep(0.1)                                                       # the rest is slow, so that the interrupt arrives before the end on a busy machine
+        time.sleep(1.0)                                                       # the rest is slow, so that the interrupt arrives before the end on a busy machine
     trouble = Trouble(interrupt)
     with serve(sky, faults=trouble, queries=10**6) as server:
         summary, record = fetched(tmp_path / "out", server)
