@@ -57,7 +57,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import (BUFFER, MIN_STEPS, assign_folds, assign_split, default_batch_size, hash01, load_cutouts, make_dls, prepared, read_images, resident_dls,
-                             split_for_fold, split_kind)
+                             split_for_fold, split_kind, turned)
 from .features import GaussianProcess, gp_columns, gp_mean, measure_images
 from .survey import (TRUTH, Incomplete, InputError, Survey, atomic_path, column_of, columns_in, describe, read_json, read_survey, validate,
                                versions, write_json)
@@ -814,7 +814,7 @@ def symmetries(
     x,  # images [..., H, W], H = W
 ):
     "Yield the eight symmetries of a square: an image, its quarter turns, and their mirror images"
-    for y in (x, x.transpose(-1, -2)): yield from (y, y.flip(-1), y.flip(-2), y.flip(-1, -2))
+    for symmetry in range(8): yield turned(x, symmetry)
 
 # %% ../nbs/06_train.ipynb #37a353a0
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
