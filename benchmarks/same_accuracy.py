@@ -1,6 +1,6 @@
 """Is the fast path as accurate? The stock recipe (DataBlock, fastai's optimiser, float32) against cutouts in memory, our optimiser and bfloat16: same splits and seeds, paired.
 
-    python benchmarks/same_accuracy.py [--n 3000] [--seeds 0 1 2 3 4] [--workers N] [--out results/same_accuracy.json]
+    python benchmarks/same_accuracy.py [--n 3000] [--seeds 0 1 2 ...] [--workers N] [--out results/same_accuracy.json]
 
 A mock sky; xresnet_tiny at 112 px with 20 epochs, and xresnet18 (Mish, no self-attention) at 64 px with 7 epochs and Ranger. RMSE of the validation split after the last epoch. Processes of one thread each.
 """
@@ -49,7 +49,7 @@ def paired(stock, fast):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=3000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
     parser.add_argument("--archs", nargs="+", default=list(ARCHS))
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path("results/same_accuracy.json"))

@@ -8,20 +8,20 @@ __all__ = ['ARCH', 'KEPT', 'STEPS', 'STEPS_FEW', 'SHOWN', 'SIZES', 'CORNER', 'SK
            'MEMBERS', 'MEMBERS_FEW', 'MIN_SCORED', 'SPREADS', 'FIELD', 'SPREAD_DEG', 'SHARED_Z', 'SHARED_SKY',
            'LEAK_FOLDS', 'LEAK_STEPS', 'LEAKS', 'NEIGHBOUR_DEG', 'EXPERIMENTS', 'MOST_WORKERS', 'STEPS_WORTH',
            'NETWORK', 'DIFFERENCES_DRAWN', 'TABLE', 'FineView', 'new_network', 'pixel_statistics', 'memory_loaders',
-           'answers', 'one_thread', 'fit', 'at_resolution', 'one_band', 'grey', 'shuffled', 'radius_of', 'sky_level',
-           'stretched', 'edges', 'masked', 'Look', 'looked_at', 'looks_figure', 'deal', 'measured', 'Lab', 'Network',
-           'over_parts', 'networks', 'make_lab', 'published', 'row', 'difference', 'number', 'mzr_relation',
-           'relation_baselines', 'tree_baselines', 'feature_baselines', 'run_baselines', 'training_noise', 'widened',
-           'resolution_networks', 'run_resolution', 'mean_colours', 'run_signal', 'run_mass', 'error_correlations',
-           'ensemble_networks', 'run_ensemble', 'at_fixed', 'star_formation', 'complete', 'run_beyond_mass', 'variance',
-           'observed_spread', 'mended_observed_spread', 'predicted_spread', 'mended_predicted_spread', 'spreads',
-           'run_scatter', 'Fields', 'gather', 'with_cast', 'leak_sky', 'LeakNetwork', 'leak_networks', 'folded',
-           'leak_of', 'run_leak', 'neighbour_correlation', 'Experiment', 'reason_against', 'finished', 'run_one',
-           'planned', 'number_of_workers', 'training', 'caption_of', 'experiments', 'read_results', 'plot_rows',
-           'panels_of', 'rows_figure', 'resolution_figure', 'figures_of', 'orderings', 'check_orderings', 'table_cell',
+           'answers', 'fit', 'at_resolution', 'one_band', 'grey', 'shuffled', 'radius_of', 'sky_level', 'stretched',
+           'edges', 'masked', 'Look', 'looked_at', 'looks_figure', 'deal', 'measured', 'Lab', 'Network', 'over_parts',
+           'networks', 'make_lab', 'published', 'row', 'difference', 'number', 'mzr_relation', 'relation_baselines',
+           'tree_baselines', 'feature_baselines', 'run_baselines', 'training_noise', 'widened', 'resolution_networks',
+           'run_resolution', 'mean_colours', 'run_signal', 'run_mass', 'error_correlations', 'ensemble_networks',
+           'run_ensemble', 'at_fixed', 'star_formation', 'complete', 'run_beyond_mass', 'variance', 'observed_spread',
+           'mended_observed_spread', 'predicted_spread', 'mended_predicted_spread', 'spreads', 'run_scatter', 'Fields',
+           'gather', 'with_cast', 'leak_sky', 'LeakNetwork', 'leak_networks', 'folded', 'leak_of', 'run_leak',
+           'neighbour_correlation', 'Experiment', 'reason_against', 'finished', 'run_one', 'planned',
+           'number_of_workers', 'training', 'caption_of', 'experiments', 'read_results', 'plot_rows', 'panels_of',
+           'rows_figure', 'resolution_figure', 'figures_of', 'orderings', 'check_orderings', 'table_cell',
            'reproduction_table', 'format_experiments']
 
-# %% ../nbs/10_experiments.ipynb #6c2c0626
+# %% ../nbs/10_experiments.ipynb #9d486682
 import hashlib
 import json
 import math
@@ -63,7 +63,7 @@ from .mock import main_sequence
 from .mzr import MASS, TREMONTI04_RANGE, TREMONTI04_SCATTER, binned_percentiles, mannucci10_fmr, residuals, scatter, smooth, tremonti04
 from .survey import CUTOUT_SIZE, TRUTH, Incomplete, InputError, Survey, atomic_path, column_of, read_json, read_survey, write_json
 from .train import (FASTAI_PREFIX, RECIPES, TINY_POOLED, TINY_VIEW, TINY_WIDTHS, VIEWS_AT_ONCE, EpochBar, EpochSeed, History, RandomView,
-                              as_input, choose_device, choose_precision, create_model, forward, in_parts, make_learner, random_turns, seed_all, settle_recipe)
+                              as_input, choose_device, choose_precision, create_model, forward, in_parts, make_learner, random_turns, seed_all, settle_recipe, threads)
 
 # %% ../nbs/10_experiments.ipynb #9a5ee2c8
 ARCH = "xresnet_tiny"
@@ -137,17 +137,8 @@ def answers(
     found = in_parts(work, len(images), VIEWS_AT_ONCE // 8 if device.type == "cpu" else bs, device.type == "cpu")
     return np.concatenate([np.zeros((0, len(model.units.mean))), *found])
 
-# %% ../nbs/10_experiments.ipynb #eed7453b
-@contextmanager
-def one_thread():
-    "One thread for torch; what it had before comes back at the end"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(before)
-
-# %% ../nbs/10_experiments.ipynb #7782b4a4
-@one_thread()
+# %% ../nbs/10_experiments.ipynb #c64f49fb
+@threads(1)
 def fit(
     images,  # uint8 [n, H, W, 3]; the central KEPT px are used
     y,  # [n] or [n, targets], physical units; galaxies without a value are not trained on

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'stem_of', 'find_images', 'name_columns', 'table_writer', 'check_output', 'predict']
 
-# %% ../nbs/12_predict.ipynb #a07d7467
+# %% ../nbs/12_predict.ipynb #73d08fc9
 import csv
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .data import ahead, image_sources, read_image
+from .data import ahead, image_sources, in_threads, try_read_image
 from .evaluate import error_columns, errors_of
 from .survey import Incomplete, InputError, atomic_path, read_survey
 from .train import Answer, answer, read_run
@@ -105,19 +104,10 @@ def check_output(
     except OSError as e: raise InputError(f"{out} cannot be written ({e.strerror}): choose another place.") from None
     return out
 
-# %% ../nbs/12_predict.ipynb #681a41ac
-def _read(file, size):
-    "An image, or None and why not"
-    try: image = read_image(file)
-    except InputError as e: return None, str(e)
-    if min(image.shape[:2]) >= size: return image, ""
-    return None, f"{file} is {image.shape[1]}x{image.shape[0]} px, smaller than the {size} px that are needed."
-
-# %% ../nbs/12_predict.ipynb #5b4a68dd
+# %% ../nbs/12_predict.ipynb #51a3d483
 def _read_chunk(files, size):
     "Files, their images (None where unreadable), and why"
-    files = list(files)
-    with ThreadPoolExecutor(os.cpu_count()) as pool: images, messages = zip(*pool.map(lambda f: _read(f, size), files))
+    images, messages = zip(*in_threads(lambda file: try_read_image(file, size), files))
     return files, images, messages
 
 # %% ../nbs/12_predict.ipynb #2fc6a8cc
@@ -144,7 +134,7 @@ def _write_errors(file, errors):
     with atomic_path(file) as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
         csv.writer(f).writerows([("image", "file", "error"), *errors])
 
-# %% ../nbs/12_predict.ipynb #7927cfbf
+# %% ../nbs/12_predict.ipynb #5cfbff0e
 def predict(
     run,  # a Run or its folder
     source,  # what `find_images` takes
@@ -157,7 +147,7 @@ def predict(
     run, n, failures = read_run(run) if isinstance(run, (str, Path)) else run, 0, []
     errors = errors_of(run)
     with table_writer(out) as append, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2) as bar:
-        for chunk in ahead(lambda start: _read_chunk(files[start:start + 4 * bs], run.size), range(0, len(files), 4 * bs)):
+        for chunk in ahead(lambda start: _read_chunk(files[start:start + 2 * bs], run.size), range(0, len(files), 2 * bs)):
             rows, failed = _rows(run, errors, *chunk, tta, bs)
             append(rows)
             n, failures = n + len(rows), failures + failed

@@ -7,19 +7,19 @@ __all__ = ['LOG_SIGMA', 'TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 
            'LARGE', 'BF16_FLAGS', 'CARD', 'HISTORY', 'CHECKPOINT', 'ARGUMENTS', 'FORMAT', 'CARD_KEYS', 'DTYPES',
            'VIEWS_AT_ONCE', 'PRETRAINED', 'PRETRAINED_SIZE', 'FEW', 'FOLDS', 'SHARE', 'GP_FILE', 'FROZEN_FILE',
            'AUGMENTATION', 'FASTAI_PREFIX', 'MOCK_SEED', 'PRETRAINING', 'PRETRAINING_RECIPE', 'aligned', 'ScaledRMSE',
-           'FaithfulLoss', 'Standardize', 'RandomView', 'random_turns', 'MeanMaxPool', 'xresnet_tiny', 'MeanAndSigma',
-           'head_of', 'create_model', 'Recipe', 'default_epochs', 'rectification', 'ForeachAdam', 'ForeachLookahead',
-           'ranger', 'choose_arch', 'cpu_flags', 'choose_precision', 'Bfloat16', 'PlainTensors', 'seed_all',
-           'EpochSeed', 'WeightAverage', 'History', 'EpochBar', 'SmoothLoss', 'target_scale', 'make_learner',
-           'RangeTest', 'find_lr', 'lr_figure', 'optimiser_state', 'restore_optimiser', 'Progress', 'save_checkpoint',
-           'load_checkpoint', 'restore', 'write_history', 'Checkpoint', 'file_hash', 'load_weights', 'split_names',
-           'split_hash', 'Run', 'read_run', 'symmetries', 'views', 'forward', 'as_input', 'Answer', 'in_parts',
-           'answer', 'answer_part', 'predict_array', 'starting_run', 'fine_tuning', 'gp_inputs', 'blend', 'fit_gps',
-           'held_out_errors', 'Plan', 'usable', 'choose_device', 'settle_recipe', 'make_plan', 'same_plan', 'claim',
-           'sweep', 'warm_start', 'make_network', 'fit_network', 'write_card', 'train', 'run_plan',
-           'pretraining_targets', 'pretrain']
+           'FaithfulLoss', 'Standardize', 'RandomView', 'random_turns', 'MeanMaxPool', 'xresnet_tiny', 'Mish',
+           'MeanAndSigma', 'head_of', 'create_model', 'Recipe', 'default_epochs', 'rectification', 'ForeachAdam',
+           'ForeachLookahead', 'ranger', 'choose_arch', 'cpu_flags', 'choose_precision', 'Bfloat16', 'PlainTensors',
+           'seed_all', 'EpochSeed', 'WeightAverage', 'History', 'EpochBar', 'SmoothLoss', 'target_scale',
+           'make_learner', 'RangeTest', 'find_lr', 'lr_figure', 'optimiser_state', 'restore_optimiser', 'Progress',
+           'save_checkpoint', 'load_checkpoint', 'restore', 'write_history', 'Checkpoint', 'file_hash', 'load_weights',
+           'split_names', 'split_hash', 'folded', 'Run', 'read_run', 'symmetries', 'views', 'forward', 'as_input',
+           'Answer', 'threads', 'in_parts', 'answer', 'answer_part', 'predict_array', 'starting_run', 'fine_tuning',
+           'gp_inputs', 'blend', 'fit_gps', 'held_out_errors', 'Plan', 'usable', 'choose_device', 'settle_recipe',
+           'make_plan', 'same_plan', 'claim', 'sweep', 'warm_start', 'make_network', 'fit_network', 'write_card',
+           'train', 'run_plan', 'pretraining_targets', 'pretrain']
 
-# %% ../nbs/06_train.ipynb #2f849e8e
+# %% ../nbs/06_train.ipynb #b9ab873b
 import copy
 import hashlib
 import json
@@ -30,9 +30,11 @@ import tempfile
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from .data import (BUFFER, MIN_STEPS, assign_folds, assign_split, default_batch_size, hash01, load_cutouts, make_dls, prepared, read_images, resident_dls,
@@ -171,8 +174,21 @@ def xresnet_tiny(
     blocks = [ResBlock(1, ni, nf, stride=2, act_cls=act_cls, sa=sa and nf == widths[-1]) for ni, nf in sizes]
     return nn.Sequential(RandomView(), first, *blocks, MeanMaxPool(), nn.Linear(2 * widths[-1], n_out))
 
-# %% ../nbs/06_train.ipynb #820a7e81
-def _xresnet(expansion, layers): return partial(XResNet, ResBlock, expansion, layers, act_cls=nn.Mish)
+# %% ../nbs/06_train.ipynb #73d049c1
+class Mish(nn.Mish):
+    "x tanh(ln(1 + e^x)); a CPU that predicts takes the part of a batch that stays in its cache, and one exponential instead of exponential, logarithm and tangent"
+    def forward(self, x):
+        if x.is_cuda or torch.is_grad_enabled(): return super().forward(x)
+        out = torch.empty_like(x)
+        for part, y in zip(*(t.split(max(1, 2**18 // max(1, x[:1].numel()))) for t in (x, out))):
+            part = part.float()
+            e = part.clamp(max=20).exp_()
+            n = (e + 2).mul_(e)
+            y.copy_(n.div_(n + 2).mul_(part))
+        return out
+
+# %% ../nbs/06_train.ipynb #8a52355d
+def _xresnet(expansion, layers): return partial(XResNet, ResBlock, expansion, layers, act_cls=Mish)
 
 ARCHS = {
     "xresnet_tiny": xresnet_tiny,
@@ -216,7 +232,7 @@ def create_model(
     if std is not None: model.units.std.copy_(torch.as_tensor(std))
     return model
 
-# %% ../nbs/06_train.ipynb #ed04d824
+# %% ../nbs/06_train.ipynb #779d4545
 @dataclass(frozen=True)
 class Recipe:
     "How an architecture is trained"
@@ -227,7 +243,7 @@ class Recipe:
     ema: float = 0.0  # decay per step of the average of the weights; 0: none
     steps: int = 2000  # wanted, in all
     epochs: tuple = (7, 40)  # at least, at most
-    augment: bool = True  # shifts, symmetries and rotation by the loader; False: by the network
+    augment: bool = True  # shifts and symmetries by the loader; False: by the network
 
 # %% ../nbs/06_train.ipynb #8617d49c
 TUTORIAL = Recipe()  # Wu 2020
@@ -706,7 +722,18 @@ def split_hash(
     "SHA-256 of a split, whatever the order of its galaxies"
     return hashlib.sha256("\n".join(sorted(f"{i}:{name}" for i, name in split.items())).encode()).hexdigest()
 
-# %% ../nbs/06_train.ipynb #00b2bac5
+# %% ../nbs/06_train.ipynb #c7a6c26b
+def folded(
+    model,  # in eval mode
+):
+    "A copy that answers the same without batch norm, which is folded into the convolutions before it"
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    for layer in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
+        for i, (a, b) in enumerate(pairwise(list(layer))):
+            if isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d): layer[i], layer[i + 1] = fuse_conv_bn_eval(a, b), nn.Identity()
+    return model
+
+# %% ../nbs/06_train.ipynb #6fba41e2
 @dataclass
 class Run:
     "A trained model on disk"
@@ -734,6 +761,9 @@ class Run:
     def networks(self):
         "The networks, in eval mode, on the CPU"
         return [load_weights(self.new_model(), self.weights_file(k)).eval() for k in range(len(self.card["networks"]))]
+
+    @cached_property
+    def folded(self): return [folded(network) for network in self.networks]  # what predicts
 
     @cached_property
     def gp(self):
@@ -809,7 +839,7 @@ def _check_weights(run, k):
     if shapes != expected: raise InputError(f"{file} does not hold the weights of {run.card['arch']} for {', '.join(run.targets)}, as {CARD} says: restore both from one Run.")
     if file_hash(file) != run.card["networks"][k]["sha256"]: raise InputError(f"{file} is damaged (its SHA-256 is not the card's): copy it again or train anew.")
 
-# %% ../nbs/06_train.ipynb #e424268e
+# %% ../nbs/06_train.ipynb #99b115bb
 def symmetries(
     x,  # images [..., H, W], H = W
 ):
@@ -819,7 +849,7 @@ def symmetries(
 # %% ../nbs/06_train.ipynb #37a353a0
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-# %% ../nbs/06_train.ipynb #2c8ab96a
+# %% ../nbs/06_train.ipynb #e0c639a9
 def views(
     model,  # in eval mode
     x,  # normalised images [B, 3, H, W]
@@ -827,8 +857,9 @@ def views(
     precision="fp32",  # 'fp32', 'bf16', 'fp16'
 ):  # [views, B, outputs], float32
     "A network's answers to each view of a galaxy, all views in one pass"
+    x = x.to(DTYPES.get(precision, x.dtype))  # half of the bytes to turn
     seen = (torch.cat(list(symmetries(x))) if tta else x).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast(x.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
+    with torch.inference_mode(), torch.autocast(x.device.type, x.dtype, enabled=precision in DTYPES):
         return model(seen).float().unflatten(0, (-1, len(x)))
 
 # %% ../nbs/06_train.ipynb #aa670600
@@ -855,8 +886,16 @@ class Answer:
     model: np.ndarray  # sigma
     features: pd.DataFrame | None = None  # those of chapter 05, where they were measured for the answer
 
-# %% ../nbs/06_train.ipynb #6cfddd64
+# %% ../nbs/06_train.ipynb #e9623a91
 VIEWS_AT_ONCE = 64  # on a core of a CPU
+
+@contextmanager
+def threads(n):
+    "Let torch use n threads inside an operation; what it had before comes back at the end"
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(before)
 
 def in_parts(
     work,  # function of a slice
@@ -865,13 +904,11 @@ def in_parts(
     cores=True,  # a thread for each core, computing alone; otherwise one slice after another
 ) -> list:  # what `work` returns, in order
     "Work on the slices of n rows"
-    parts, threads = [slice(i, min(i + step, n)) for i in range(0, n, step)], torch.get_num_threads()
-    if not cores or threads == 1 or len(parts) < 2: return [work(part) for part in parts]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool: return list(pool.map(work, parts))
-    finally: torch.set_num_threads(threads)
+    parts, many = [slice(i, min(i + step, n)) for i in range(0, n, step)], torch.get_num_threads()
+    if not cores or many == 1 or len(parts) < 2: return [work(part) for part in parts]
+    with threads(many), ThreadPoolExecutor(many, initializer=torch.set_num_threads, initargs=(1,)) as pool: return list(pool.map(work, parts))
 
-# %% ../nbs/06_train.ipynb #1676dc4c
+# %% ../nbs/06_train.ipynb #9c15227c
 def answer(
     run,  # a Run
     images,  # uint8 [n, H, W, 3], H = W; the networks see the central `run.size` px
@@ -881,7 +918,7 @@ def answer(
 ) -> Answer:
     "Predictions for cutouts in memory, with both sigmas, not calibrated"
     device = choose_device()
-    networks = [(j, run.networks[j].to(device)) for j in (range(len(run.networks)) if k is None else [k])]
+    networks = [(j, run.folded[j].to(device)) for j in (range(len(run.networks)) if k is None else [k])]
     precision = run.card["precision"] if run.card["precision"] == "fp32" else choose_precision("auto", device)
     step = bs if device != "cpu" else min(bs, VIEWS_AT_ONCE // (8 if tta else 1))
     parts = in_parts(lambda part: answer_part(run, networks, images[part], tta, precision, device), len(images), step, device == "cpu")
@@ -1141,13 +1178,13 @@ def warm_start(
             for i, j in pairs:
                 if j is not None: value[i] = head_of(source).get_parameter(name)[j]
 
-# %% ../nbs/06_train.ipynb #2f528e25
+# %% ../nbs/06_train.ipynb #4f006f07
 def make_network(survey, pixels, plan: Plan, k, start=None):
     "DataLoaders and the untrained model of network `k`"
     split = plan.split(survey.catalog, k)
     seed_all(plan.seed, k, -1)
     options = dict(targets=plan.targets, bs=plan.recipe.bs, size=plan.size, stats=start.mean_std(k % len(start.networks)) if start else None, seed=plan.seed, device=plan.device)
-    dls = make_dls(survey, split, **options) if pixels is None else resident_dls(survey, split, pixels, augment=plan.recipe.augment, **options)
+    dls = make_dls(survey, split, max_rotate=0.0, **options) if pixels is None else resident_dls(survey, split, pixels, augment=plan.recipe.augment, **options)
     model = create_model(plan.arch, len(plan.targets), plan.self_attention, *target_scale(survey, split, plan.targets), sigma=True)
     if start: warm_start(model, start, k, plan.targets)
     return dls, model
@@ -1190,8 +1227,8 @@ def write_card(survey, out, plan: Plan, progress: Progress, gp=None):
         "init": plan.init, "gp": gp, "versions": versions(), "arguments": plan.arguments()})
     shutil.rmtree((out / CHECKPOINT).parent)
 
-# %% ../nbs/06_train.ipynb #eb273bc6
-AUGMENTATION = {True: "random crop, eight symmetries, rotation by up to 10 degrees", False: f"any rotation, mirror images, zoom by up to {TINY_ZOOM:.0%}"}
+# %% ../nbs/06_train.ipynb #802c1198
+AUGMENTATION = {True: "random crop, eight symmetries", False: f"any rotation, mirror images, zoom by up to {TINY_ZOOM:.0%}"}
 
 # %% ../nbs/06_train.ipynb #4f9100b6
 def train(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from galaxy_cnn.data import (BUFFER, BUFFER_ARCSEC, SPLITS, PackedImages, assign_folds, assign_split, centred, crop_pad, default_batch_size, galaxy_block,
+from galaxy_cnn.data import (BUFFER, BUFFER_ARCSEC, SPLITS, PackedImages, assign_folds, assign_split, centred, crop_pad, crops, default_batch_size, galaxy_block,
                              galaxy_table, image_sources, image_statistics, is_fresh, load_cutouts, make_dls, near_edge, pack, pad_size, read_image, read_images,
                              resident_dls, ring_around, sky_cell, sky_vectors, split_counts, split_for_fold, straddling_pairs, try_read_images, turned)
 from galaxy_cnn.survey import InputError, Survey, read_survey, write_survey
@@ -219,6 +219,11 @@ def test_fits_in_an_extension_and_compressed(tmp_path):
     pixels = np.arange(192, dtype=np.uint8).reshape(3, 8, 8)
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(pixels)]).writeto(tmp_path / "a.fits.gz")
     assert (read_image(tmp_path / "a.fits.gz") == pixels.transpose(1, 2, 0)).all()
+    assert (read_images([tmp_path / "a.fits.gz"]) == pixels.transpose(1, 2, 0)).all()
+    (tmp_path / "b.fits.gz").write_bytes((tmp_path / "a.fits.gz").read_bytes()[:-40])
+    (tmp_path / "c.fits.gz").write_bytes((tmp_path / "a.fits.gz").read_bytes()[:30] + bytes(100))
+    for name in "bc":
+        with pytest.raises(InputError, match=rf"{name}.fits.gz cannot be read as a cutout: damaged gzip file"): read_image(tmp_path / f"{name}.fits.gz")
 
 
 def test_mixed_sizes(tmp_path):
@@ -340,6 +345,20 @@ def test_the_eight_symmetries_are_eight_and_a_group():
     square = torch.arange(9).reshape(3, 3)
     def eight(x): return {tuple(turned(x, s).flatten().tolist()) for s in range(8)}
     assert len(eight(square)) == 8 and all(eight(turned(square, s)) == eight(square) for s in range(8))
+
+
+class OnGpu(torch.Tensor):
+    "A tensor that says it is on a GPU"
+    is_cuda = True
+
+
+@pytest.mark.parametrize("size", [32, 111, 112, 128, 140])
+def test_crops_are_the_same_on_both_devices_and_black_outside(size):
+    x, width, generator = torch.randint(1, 256, (200, 3, 128, 128), dtype=torch.uint8), pad_size(size), torch.Generator().manual_seed(size)
+    top, left = torch.randint(width - size + 1, (2, 200), generator=generator)
+    found = crops(x, size, width, top, left)
+    assert torch.equal(found, torch.stack([image[:, t:t + size, l:l + size] for image, t, l in zip(centred(x, width), top, left)]))
+    assert torch.equal(found, crops(x.as_subclass(OnGpu), size, width, top, left).as_subclass(torch.Tensor))
 
 
 @pytest.fixture(scope="module")
