@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'stem_of', 'find_images', 'name_columns', 'table_writer', 'check_output', 'predict']
 
-# %% ../nbs/12_predict.ipynb #73d08fc9
+# %% ../nbs/12_predict.ipynb #2ac88996
 import csv
-import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -134,7 +133,7 @@ def _write_errors(file, errors):
     with atomic_path(file) as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
         csv.writer(f).writerows([("image", "file", "error"), *errors])
 
-# %% ../nbs/12_predict.ipynb #5cfbff0e
+# %% ../nbs/12_predict.ipynb #7927cfbf
 def predict(
     run,  # a Run or its folder
     source,  # what `find_images` takes
@@ -147,7 +146,7 @@ def predict(
     run, n, failures = read_run(run) if isinstance(run, (str, Path)) else run, 0, []
     errors = errors_of(run)
     with table_writer(out) as append, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2) as bar:
-        for chunk in ahead(lambda start: _read_chunk(files[start:start + 2 * bs], run.size), range(0, len(files), 2 * bs)):
+        for chunk in ahead(lambda start: _read_chunk(files[start:start + 4 * bs], run.size), range(0, len(files), 4 * bs)):
             rows, failed = _rows(run, errors, *chunk, tta, bs)
             append(rows)
             n, failures = n + len(rows), failures + failed

@@ -7,14 +7,14 @@ __all__ = ['LOG_SIGMA', 'TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 
            'LARGE', 'BF16_FLAGS', 'CARD', 'HISTORY', 'CHECKPOINT', 'ARGUMENTS', 'FORMAT', 'CARD_KEYS', 'DTYPES',
            'VIEWS_AT_ONCE', 'PRETRAINED', 'PRETRAINED_SIZE', 'FEW', 'FOLDS', 'SHARE', 'GP_FILE', 'FROZEN_FILE',
            'AUGMENTATION', 'FASTAI_PREFIX', 'MOCK_SEED', 'PRETRAINING', 'PRETRAINING_RECIPE', 'aligned', 'ScaledRMSE',
-           'FaithfulLoss', 'Standardize', 'RandomView', 'random_turns', 'MeanMaxPool', 'xresnet_tiny', 'Mish',
-           'MeanAndSigma', 'head_of', 'create_model', 'Recipe', 'default_epochs', 'rectification', 'ForeachAdam',
-           'ForeachLookahead', 'ranger', 'choose_arch', 'cpu_flags', 'choose_precision', 'Bfloat16', 'PlainTensors',
-           'seed_all', 'EpochSeed', 'WeightAverage', 'History', 'EpochBar', 'SmoothLoss', 'target_scale',
-           'make_learner', 'RangeTest', 'find_lr', 'lr_figure', 'optimiser_state', 'restore_optimiser', 'Progress',
-           'save_checkpoint', 'load_checkpoint', 'restore', 'write_history', 'Checkpoint', 'file_hash', 'load_weights',
-           'split_names', 'split_hash', 'folded', 'Run', 'read_run', 'symmetries', 'views', 'forward', 'as_input',
-           'Answer', 'threads', 'in_parts', 'answer', 'answer_part', 'predict_array', 'starting_run', 'fine_tuning',
+           'FaithfulLoss', 'Standardize', 'RandomView', 'random_turns', 'MeanMaxPool', 'xresnet_tiny', 'threads',
+           'Mish', 'MeanAndSigma', 'head_of', 'create_model', 'Recipe', 'default_epochs', 'rectification',
+           'ForeachAdam', 'ForeachLookahead', 'ranger', 'choose_arch', 'cpu_flags', 'choose_precision', 'Bfloat16',
+           'PlainTensors', 'seed_all', 'EpochSeed', 'WeightAverage', 'History', 'EpochBar', 'SmoothLoss',
+           'target_scale', 'make_learner', 'RangeTest', 'find_lr', 'lr_figure', 'optimiser_state', 'restore_optimiser',
+           'Progress', 'save_checkpoint', 'load_checkpoint', 'restore', 'write_history', 'Checkpoint', 'file_hash',
+           'load_weights', 'split_names', 'split_hash', 'folded', 'Run', 'read_run', 'symmetries', 'views', 'forward',
+           'as_input', 'Answer', 'in_parts', 'answer', 'answer_part', 'predict_array', 'starting_run', 'fine_tuning',
            'gp_inputs', 'blend', 'fit_gps', 'held_out_errors', 'Plan', 'usable', 'choose_device', 'settle_recipe',
            'make_plan', 'same_plan', 'claim', 'sweep', 'warm_start', 'make_network', 'fit_network', 'write_card',
            'train', 'run_plan', 'pretraining_targets', 'pretrain']
@@ -174,17 +174,26 @@ def xresnet_tiny(
     blocks = [ResBlock(1, ni, nf, stride=2, act_cls=act_cls, sa=sa and nf == widths[-1]) for ni, nf in sizes]
     return nn.Sequential(RandomView(), first, *blocks, MeanMaxPool(), nn.Linear(2 * widths[-1], n_out))
 
-# %% ../nbs/06_train.ipynb #73d049c1
+# %% ../nbs/06_train.ipynb #776a2954
+@contextmanager
+def threads(n):
+    "Let torch use n threads inside an operation; what it had before comes back at the end"
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+# %% ../nbs/06_train.ipynb #47891f6e
 class Mish(nn.Mish):
-    "x tanh(ln(1 + e^x)); a CPU that predicts takes the part of a batch that stays in its cache, and one exponential instead of exponential, logarithm and tangent"
+    "x tanh(ln(1 + e^x)); a core that predicts alone takes the part of a batch that stays in its cache, and one exponential instead of exponential, logarithm and tangent"
     def forward(self, x):
-        if x.is_cuda or torch.is_grad_enabled(): return super().forward(x)
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.get_num_threads() > 1: return super().forward(x)
         out = torch.empty_like(x)
         for part, y in zip(*(t.split(max(1, 2**18 // max(1, x[:1].numel()))) for t in (x, out))):
-            part = part.float()
+            part = part.to(torch.float32, copy=True)
             e = part.clamp(max=20).exp_()
-            n = (e + 2).mul_(e)
-            y.copy_(n.div_(n + 2).mul_(part))
+            e.addcmul_(e, e, value=0.5)  # tanh(ln(1 + e)) = (e + e^2 / 2) / (e + e^2 / 2 + 1)
+            y.copy_(part.mul_(e).div_(e.add_(1)))
         return out
 
 # %% ../nbs/06_train.ipynb #8a52355d
@@ -886,16 +895,8 @@ class Answer:
     model: np.ndarray  # sigma
     features: pd.DataFrame | None = None  # those of chapter 05, where they were measured for the answer
 
-# %% ../nbs/06_train.ipynb #e9623a91
+# %% ../nbs/06_train.ipynb #d234b8c8
 VIEWS_AT_ONCE = 64  # on a core of a CPU
-
-@contextmanager
-def threads(n):
-    "Let torch use n threads inside an operation; what it had before comes back at the end"
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try: yield
-    finally: torch.set_num_threads(before)
 
 def in_parts(
     work,  # function of a slice
