@@ -271,9 +271,9 @@ def crop_pad(
     out[y:y + piece.shape[0], x:x + piece.shape[1]] = piece
     return out
 
-# %% ../nbs/04_data.ipynb #7c21e9b1
+# %% ../nbs/04_data.ipynb #d94482c1
 AT_ONCE = 64  # files that a thread decodes before another has its turn
-DECODERS = 2  # threads: 20,000 cutouts a second, and with more of them less, because all wait for Python's lock
+DECODERS = 2  # threads; more of them are slower, because they wait for Python's lock most of the time
 
 # %% ../nbs/04_data.ipynb #832a4c49
 def _bytes_of(file):

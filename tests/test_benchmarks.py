@@ -59,7 +59,7 @@ def test_every_fit_to_the_end_has_its_error(report):
 def test_the_network_predicts_the_same_from_memory_and_as_trained(report):
     sections = report[0]["sections"]
     (trained,) = [v["rmse"]["value"] for k, v in sections["cold"].items() if k != "section"]
-    assert abs(sections["prediction"]["one view"]["rmse"]["value"] - trained) < 1e-6
+    assert abs(sections["prediction"]["one view"]["rmse"]["value"] - trained) < 1e-5  # batch norms are folded for prediction
 
 
 def test_the_table_has_a_line_for_each_number(report):
