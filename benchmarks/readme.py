@@ -113,9 +113,9 @@ def speed(results):
     few = next(v for name, v in fast["parts"]["predict"].items() if name.startswith("few labels"))["images_per_second"]["median"]
     differences = ", ".join(f"{arch} {with_interval(v['fast_minus_stock'], sign='+')}" for arch, v in same["archs"].items())
     return ["Training decodes each JPEG once into one tensor of bytes, on the GPU or in memory, and makes batches by indexing it, inside fastai's `Learner`; prediction gives each core a small batch of its own; where the "
-            f"processor has bfloat16, both use it. On {machine['cores']} cores ({machine['cpu']}, no GPU), against the tutorial's DataBlock, fastai's optimisers and float32 in the same run:", "",
+            f"processor has bfloat16, both use it. On {machine['cores']} cores ({machine['cpu']}, no GPU), on mock cutouts and against the tutorial's DataBlock, fastai's optimisers and float32 in the same run:", "",
             "| | times as fast |", "|---|---|", *(f"| {name} | {v:.1f} |" for name, v in fast["ratios"].items()), "", *fast["remarks"], "",
-            f"RMSE on the mock, fast path minus stock recipe, {len(same['seeds'])} seeds: {differences} dex. A Run of a few hundred labels (five networks, eight views, Gaussian process, flag) answers {few:.0f} galaxies a second. Predicting "
+            f"RMSE on the mock, fast path minus stock recipe, {len(same['seeds'])} seeds, n = {same['n']:,}: {differences} dex. A Run of a few hundred labels (five networks, eight views, Gaussian process, flag) answers {few:.0f} galaxies a second. Predicting "
             f"2,000 cutouts takes {memory['predict, 2000']:.0f} MB, ten times as many {memory['predict, 20000']:.0f} MB. All numbers: [results/benchmarks.md](results/benchmarks.md). On a GPU: `benchmarks/gpu.py`"
             + ("." if (results / "gpu.json").is_file() else ", which no GPU has run yet: no speed on a GPU is claimed."), "",
             "![Images a second](results/benchmarks.png)"]

@@ -6,7 +6,7 @@
 __all__ = ['NSIDE', 'BUFFER_ARCSEC', 'EDGE_POINTS', 'EDGE_MARGIN', 'SPLITS', 'BUFFER', 'FRACTIONS', 'AT_ONCE', 'DECODERS',
            'PACKED', 'ROW_GROUP', 'SYMBOLS', 'MIN_STEPS', 'SHARE_OF_MEMORY', 'hash01', 'sky_vectors', 'sky_cell',
            'ring_around', 'near_edge', 'split_kind', 'assign_split', 'split_counts', 'straddling_pairs', 'assign_folds',
-           'split_for_fold', 'PackedFile', 'read_image', 'ahead', 'crop_pad', 'in_threads', 'try_read_image',
+           'split_for_fold', 'PackedFile', 'read_image', 'ahead', 'crop_pad', 'read_many', 'try_read_image',
            'try_read_images', 'read_images', 'stamp_of', 'pack', 'is_fresh', 'PackedImages', 'image_sources',
            'pixel_statistics', 'image_statistics', 'Cutout', 'TargetValues', 'TargetSetup', 'pad_size', 'galaxy_block',
            'galaxy_table', 'default_batch_size', 'checked_batch_size', 'make_dls', 'free_memory', 'fits_in_memory',
@@ -287,8 +287,8 @@ def _opened(file):
     data = None if isinstance(file, PackedFile) else _bytes_of(file)
     return file if data is None else PackedFile(file, data)
 
-# %% ../nbs/04_data.ipynb #bd40098f
-def in_threads(
+# %% ../nbs/04_data.ipynb #0e5afdee
+def read_many(
     read,  # function of a file
     files,  # paths, or `PackedFile`s
     workers=DECODERS,
@@ -308,7 +308,7 @@ def try_read_image(
     if not size or min(image.shape[:2]) >= size: return image, ""
     return None, f"{file} is {image.shape[1]}x{image.shape[0]} px, smaller than the {size} px that are needed."
 
-# %% ../nbs/04_data.ipynb #b59408b2
+# %% ../nbs/04_data.ipynb #1d8ec1da
 def try_read_images(
     files,  # paths of cutouts
     size=None,  # [px] to cut or pad to; None: all must have the shape of the first readable one
@@ -317,7 +317,7 @@ def try_read_images(
 ) -> tuple:  # uint8 [n, H, W, 3] (zeros where unreadable), ok bool [n], messages list of str ('' where ok)
     "Read cutouts, and say of each file that could not be read why"
     files, messages, shape = list(files), [], (size, size, 3)
-    images, found = None, in_threads(lambda file: try_read_image(file, None if pad else size), files, workers)
+    images, found = None, read_many(lambda file: try_read_image(file, None if pad else size), files, workers)
     for i, (image, message) in enumerate(tqdm(found, "reading cutouts", len(files), delay=2, leave=False)):
         if images is None and (size or image is not None): images = np.zeros((len(files), *(shape if size else image.shape)), np.uint8)
         if image is not None and size is None and image.shape != images.shape[1:]:
@@ -564,7 +564,7 @@ def fits_in_memory(
     "Whether decoded cutouts can stay on a device"
     return 3 * n * size**2 < SHARE_OF_MEMORY * free_memory(device)
 
-# %% ../nbs/04_data.ipynb #de2bbc08
+# %% ../nbs/04_data.ipynb #c5db5477
 def load_cutouts(
     survey,
     device="cpu",  # where the pixels go if they fit there; otherwise they stay in memory
@@ -579,7 +579,7 @@ def load_cutouts(
         image, problem = try_image(file, ids[row[file]], size, _pixels)
         if image is not None: planes[row[file]] = image.transpose(2, 0, 1)
         return problem
-    problems = [p for p in tqdm(in_threads(load, sources, workers), "decoding cutouts", n, delay=2, leave=False) if p]
+    problems = [p for p in tqdm(read_many(load, sources, workers), "decoding cutouts", n, delay=2, leave=False) if p]
     pixels = torch.from_numpy(planes)
     return (pixels.to(device) if fits_in_memory(n, size, device) else pixels), problems
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'stem_of', 'find_images', 'name_columns', 'table_writer', 'check_output', 'predict']
 
-# %% ../nbs/12_predict.ipynb #2ac88996
+# %% ../nbs/12_predict.ipynb #57ded630
 import csv
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .data import ahead, image_sources, in_threads, try_read_image
+from .data import ahead, image_sources, read_many, try_read_image
 from .evaluate import error_columns, errors_of
 from .survey import Incomplete, InputError, atomic_path, read_survey
 from .train import Answer, answer, read_run
@@ -103,10 +103,10 @@ def check_output(
     except OSError as e: raise InputError(f"{out} cannot be written ({e.strerror}): choose another place.") from None
     return out
 
-# %% ../nbs/12_predict.ipynb #51a3d483
+# %% ../nbs/12_predict.ipynb #e336bc64
 def _read_chunk(files, size):
     "Files, their images (None where unreadable), and why"
-    images, messages = zip(*in_threads(lambda file: try_read_image(file, size), files))
+    images, messages = zip(*read_many(lambda file: try_read_image(file, size), files))
     return files, images, messages
 
 # %% ../nbs/12_predict.ipynb #2fc6a8cc

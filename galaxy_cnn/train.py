@@ -13,11 +13,11 @@ __all__ = ['LOG_SIGMA', 'TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 
            'PlainTensors', 'seed_all', 'EpochSeed', 'WeightAverage', 'History', 'EpochBar', 'SmoothLoss',
            'target_scale', 'make_learner', 'RangeTest', 'find_lr', 'lr_figure', 'optimiser_state', 'restore_optimiser',
            'Progress', 'save_checkpoint', 'load_checkpoint', 'restore', 'write_history', 'Checkpoint', 'file_hash',
-           'load_weights', 'split_names', 'split_hash', 'folded', 'Run', 'read_run', 'symmetries', 'views', 'forward',
-           'as_input', 'Answer', 'in_parts', 'answer', 'answer_part', 'predict_array', 'starting_run', 'fine_tuning',
-           'gp_inputs', 'blend', 'fit_gps', 'held_out_errors', 'Plan', 'usable', 'choose_device', 'settle_recipe',
-           'make_plan', 'same_plan', 'claim', 'sweep', 'warm_start', 'make_network', 'fit_network', 'write_card',
-           'train', 'run_plan', 'pretraining_targets', 'pretrain']
+           'load_weights', 'split_names', 'split_hash', 'without_batch_norm', 'Run', 'read_run', 'symmetries', 'views',
+           'forward', 'as_input', 'Answer', 'in_parts', 'answer', 'answer_part', 'predict_array', 'starting_run',
+           'fine_tuning', 'gp_inputs', 'blend', 'fit_gps', 'held_out_errors', 'Plan', 'usable', 'choose_device',
+           'settle_recipe', 'make_plan', 'same_plan', 'claim', 'sweep', 'warm_start', 'make_network', 'fit_network',
+           'write_card', 'train', 'run_plan', 'pretraining_targets', 'pretrain']
 
 # %% ../nbs/06_train.ipynb #b9ab873b
 import copy
@@ -731,8 +731,8 @@ def split_hash(
     "SHA-256 of a split, whatever the order of its galaxies"
     return hashlib.sha256("\n".join(sorted(f"{i}:{name}" for i, name in split.items())).encode()).hexdigest()
 
-# %% ../nbs/06_train.ipynb #c7a6c26b
-def folded(
+# %% ../nbs/06_train.ipynb #84961d63
+def without_batch_norm(
     model,  # in eval mode
 ):
     "A copy that answers the same without batch norm, which is folded into the convolutions before it"
@@ -742,7 +742,7 @@ def folded(
             if isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d): layer[i], layer[i + 1] = fuse_conv_bn_eval(a, b), nn.Identity()
     return model
 
-# %% ../nbs/06_train.ipynb #6fba41e2
+# %% ../nbs/06_train.ipynb #4a2730c9
 @dataclass
 class Run:
     "A trained model on disk"
@@ -772,7 +772,7 @@ class Run:
         return [load_weights(self.new_model(), self.weights_file(k)).eval() for k in range(len(self.card["networks"]))]
 
     @cached_property
-    def folded(self): return [folded(network) for network in self.networks]  # what predicts
+    def folded(self): return [without_batch_norm(network) for network in self.networks]  # what predicts
 
     @cached_property
     def gp(self):
