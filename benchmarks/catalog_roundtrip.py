@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from skies import make_sky
 
 from galaxy_cnn.download import Record, fetch_catalog, get_parts, keep_best, set_settings
-from galaxy_cnn.mock import draw_catalog
-from galaxy_cnn.skyserver import Client, Manners, serve
+from galaxy_cnn.mock_catalog import draw_catalog
+from galaxy_cnn.local_server import serve
+from galaxy_cnn.skyserver import Client, RequestPolicy
 from galaxy_cnn.survey import COLUMNS
 
 
@@ -71,8 +72,8 @@ def main():
     arguments = parser.parse_args()
     n, rng = 3_000 if arguments.small else arguments.rows, np.random.default_rng(arguments.seed)
     if arguments.small:
-        import galaxy_cnn.download as d
-        d.PART_ROWS = 1_000
+        from galaxy_cnn import download
+        download.PART_ROWS = 1_000
     catalog, cuts = hard_catalog(n, rng), []
 
     def faults(ask, answer):
@@ -88,7 +89,7 @@ def main():
         folder = Path(folder)
         sky = make_sky(folder / "sky", 2)
         with serve(sky, catalog=catalog, faults=faults, queries=10**6) as server, Record(folder / "out" / "downloads.sqlite") as record:
-            client = Client(server.url, manners=Manners(pause=0.01, queries=10**6))
+            client = Client(server.url, manners=RequestPolicy(pause=0.01, queries=10**6))
             set_settings(record, base_url=server.url, release="dr17", size=128, scale="r90", cuts="", catalog=None, n=None)
             record.begin()
             began = time.monotonic()

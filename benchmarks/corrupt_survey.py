@@ -53,8 +53,8 @@ def name_of(what, file): return file.stem if what == "cutout" else f"catalog_par
 
 def one_round(out, sky, url, log, rng):
     "Corrupt, verify, repair, verify: one line of the result"
-    from galaxy_cnn.download import Verification, verify
-    from galaxy_cnn.survey import InputError
+    from galaxy_cnn.verify import Verification, verify
+    from galaxy_cnn.files import InputError
     chosen = targets(out, rng)
     kinds = [corrupt(file, rng) for _, file in chosen]
     findings = verify(out, progress=False).findings
@@ -73,8 +73,9 @@ def one_round(out, sky, url, log, rng):
 
 def unhealable(folder, sky, url):
     "What repair says of things that no server can give back"
-    from galaxy_cnn.download import download, verify
-    from galaxy_cnn.survey import InputError
+    from galaxy_cnn.download import download
+    from galaxy_cnn.verify import verify
+    from galaxy_cnn.files import InputError
     own, said = folder / "own", {}
     download(own, base_url=url, catalog=sky.catalog.head(20), progress=False)
     part = own / "catalog_parts" / "00000.parquet"
@@ -100,13 +101,13 @@ def main():
     arguments = parser.parse_args()
     number, n = (60, 40) if arguments.small else (arguments.number, 300)
     rng, rounds = np.random.default_rng(arguments.seed), []
-    import galaxy_cnn.download as d
-    d.PART_ROWS = -(-n // 3)
+    from galaxy_cnn import download
+    download.PART_ROWS = -(-n // 3)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         sky, out = make_sky(folder / "sky", n, seed=arguments.seed), folder / "survey"
         with served(sky.path, log=folder / "log") as url:
-            d.download(folder / "whole", base_url=url, cuts="none", progress=False)
+            download.download(folder / "whole", base_url=url, cuts="none", progress=False)
             for _ in range(number // A_ROUND):
                 shutil.copytree(folder / "whole", out)
                 rounds.append(one_round(out, sky, url, folder / "log", rng))

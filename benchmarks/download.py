@@ -40,9 +40,9 @@ def measured(work, n):
 
 def urls_of(sky, url):
     "The URLs of all cutouts"
-    from galaxy_cnn.skyserver import Cutout, cutout_scale
+    from galaxy_cnn.skyserver import CutoutRequest, cutout_scale
     scale = cutout_scale("r90", sky.catalog["petroR90_r"], sky.size)
-    return [f"{url}/{Cutout(a, d, s, sky.size).key}" for a, d, s in zip(sky.catalog["ra"], sky.catalog["dec"], scale)]
+    return [f"{url}/{CutoutRequest(a, d, s, sky.size).key}" for a, d, s in zip(sky.catalog["ra"], sky.catalog["dec"], scale)]
 
 
 def serial(urls, out):
@@ -140,10 +140,10 @@ def memory(folder, small, objects):
 
 def commits(folder, small):
     "What a commit costs: rows one by one or 32 at a time, in SQLite's log with and without a flush at each commit; and a file's flush and rename"
-    from galaxy_cnn.download import Record, Row
-    from galaxy_cnn.survey import atomic_path
+    from galaxy_cnn.download import Record, RecordRow
+    from galaxy_cnn.files import atomic_path
     n, result = 256 if small else 4096, {}
-    row = lambda i: Row(i, f"dr17/SkyServerWS/ImgCutout/getjpeg?ra={i}", "ok", 1, 200, 1800, "0" * 64, f"http://x/{i}", "", "2026-01-01T00:00:00+00:00")
+    row = lambda i: RecordRow(i, f"dr17/SkyServerWS/ImgCutout/getjpeg?ra={i}", "ok", 1, 200, 1800, "0" * 64, f"http://x/{i}", "", "2026-01-01T00:00:00+00:00")
     for mode in ("NORMAL", "FULL"):
         for batch in (1, 32):
             with Record(folder / f"{mode}{batch}.sqlite") as record:

@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from galaxy_cnn.evaluate import interval, nmad, rmse
-from galaxy_cnn.experiments import EXPERIMENTS, check_orderings, experiments, figures_of, format_experiments, neighbour_correlation, orderings, reproduction_table
+from galaxy_cnn.metrics import bootstrap, nmad, rmse
+from galaxy_cnn.experiments import (
+    EXPERIMENTS, check_orderings, experiments, figures_of, format_experiments, orderings, reproduction_table,
+)
+from galaxy_cnn.studies import neighbour_correlation
 from galaxy_cnn.features import measure
-from galaxy_cnn.mock import make_mock
-from galaxy_cnn.survey import atomic_path, read_json, read_survey, write_json
+from galaxy_cnn.mock_images import make_mock
+from galaxy_cnn.files import atomic_path, read_json, write_json
+from galaxy_cnn.survey import read_survey
 
 PAPER_SIZES = (128, 64, 32, 16)  # [px] of the predictions in the authors' repository
 
@@ -26,7 +30,7 @@ PAPER_SIZES = (128, 64, 32, 16)  # [px] of the predictions in the authors' repos
 def paper_points(real):
     "RMSE and NMAD of the paper's own predictions by size, with n and interval"
     table = pd.read_csv(real / "facts" / "wu_boada_2019_test_predictions.csv", dtype={"objID": "int64"})
-    return {px: {f.__name__: interval(f, table["oh_p50"].to_numpy(), table[f"pred_{px}"].to_numpy()) for f in (rmse, nmad)} for px in PAPER_SIZES}
+    return {px: {f.__name__: bootstrap(f, table["oh_p50"].to_numpy(), table[f"pred_{px}"].to_numpy()) for f in (rmse, nmad)} for px in PAPER_SIZES}
 
 
 def sky_of_neighbours(survey):

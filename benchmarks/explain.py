@@ -12,9 +12,11 @@ import tempfile
 from pathlib import Path
 
 from galaxy_cnn.explain import explanation, format_explain, make_context
-from galaxy_cnn.mock import make_mock
-from galaxy_cnn.survey import atomic_path, read_survey, write_json
-from galaxy_cnn.train import CARD, read_run, train
+from galaxy_cnn.mock_images import make_mock
+from galaxy_cnn.files import atomic_path, write_json
+from galaxy_cnn.survey import read_survey
+from galaxy_cnn.run import CARD_FILE, read_run
+from galaxy_cnn.train import train
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 FIGURES = ("feature_space", "integrated_gradients", "gradcam", "radius", "sanity", "components")
@@ -31,7 +33,7 @@ def survey_of(sky, args):
 def one_sky(sky, survey, args):
     "Train where no Run is there yet, explain, and write numbers, captions and figures"
     out = args.work / f"run_{sky}"
-    run = read_run(out) if (out / CARD).is_file() else train(survey, out)
+    run = read_run(out) if (out / CARD_FILE).is_file() else train(survey, out)
     found, figures, captions = explanation(make_context(run, survey, n=args.n))
     print(format_explain(found), flush=True)
     for name in FIGURES:

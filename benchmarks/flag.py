@@ -22,11 +22,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import binomtest
 from sklearn.datasets import load_sample_images
 
-from galaxy_cnn.data import read_images
+from galaxy_cnn.images import read_images
 from galaxy_cnn.features import measure_images
-from galaxy_cnn.mock import make_mock
-from galaxy_cnn.survey import atomic_path, read_survey, write_json
-from galaxy_cnn.uncertainty import FALSE_FLAGS, LOOKS, Detector, look, raw_statistics
+from galaxy_cnn.mock_images import make_mock
+from galaxy_cnn.files import atomic_path, write_json
+from galaxy_cnn.survey import read_survey
+from galaxy_cnn.ood import FALSE_FLAGS, OOD_FEATURES, OODDetector, ood_features, raw_statistics
 
 RESULTS = Path(__file__).parent.parent / "results"
 SIZE = 128  # [px]
@@ -204,7 +205,7 @@ def false_rate(looks, folds=5, seeds=5):
     rates = []
     for seed in range(seeds):
         fold = np.random.default_rng(seed).permutation(len(looks)) % folds
-        flagged = np.concatenate([Detector.fit(looks[fold != k]).flag(looks[fold == k]) for k in range(folds)])
+        flagged = np.concatenate([OODDetector.fit(looks[fold != k]).flag(looks[fold == k]) for k in range(folds)])
         rates.append(share(flagged))
     mean = float(np.mean([r["value"] for r in rates]))
     band = 3 * float(np.sqrt(FALSE_FLAGS * (1 - FALSE_FLAGS) / len(looks)))
@@ -238,17 +239,17 @@ def sheet(strangers, flagged, title, columns=12):
     return fig
 
 
-VARIANTS = {"features of chapter 05": lambda images: measure_all(images), "with logarithms": lambda images: in_batches(look, images)[WITHOUT_RAW],
-            "with raw statistics": lambda images: pd.concat([measure_all(images), in_batches(look, images)[RAW]], axis=1), "both, as shipped": lambda images: in_batches(look, images)}
+VARIANTS = {"features of chapter 05": lambda images: measure_all(images), "with logarithms": lambda images: in_batches(ood_features, images)[WITHOUT_RAW],
+            "with raw statistics": lambda images: pd.concat([measure_all(images), in_batches(ood_features, images)[RAW]], axis=1), "both, as shipped": lambda images: in_batches(ood_features, images)}
 RAW = list(raw_statistics(np.zeros((1, SIZE, SIZE, 3), "uint8")))
-WITHOUT_RAW = [name for name in LOOKS if name not in RAW]
+WITHOUT_RAW = [name for name in OOD_FEATURES if name not in RAW]
 
 
 def choices(galaxies, strangers):
     "What other choices of numbers to look at would catch, and what each kind comes to when the choice is made on the other five"
     found = {}
     for name, looks_of in VARIANTS.items():
-        detector = Detector.fit(looks_of(galaxies))
+        detector = OODDetector.fit(looks_of(galaxies))
         found[name] = {kind: float(detector.flag(looks_of(images)).mean()) for kind, images in strangers.items()}
     left_out = {}
     for kind in strangers:
@@ -259,11 +260,11 @@ def choices(galaxies, strangers):
 
 def about(looks, spirals, radius, strangers, names):
     "All numbers of the detector of one set of galaxies"
-    detector = Detector.fit(looks)
+    detector = OODDetector.fit(looks)
     found = {"galaxies": len(looks), "threshold": float(detector.threshold), "false_flags_cross_validated": false_rate(looks), "caught": caught(detector, strangers, names)}
     if spirals is not None:
-        scaled = in_batches(look, to_training_scale(spirals, radius))
-        found["spirals_flagged"] = {"as they are": share(detector.flag(in_batches(look, spirals))), "at the training scale": share(detector.flag(scaled)), "radius_px": radius}
+        scaled = in_batches(ood_features, to_training_scale(spirals, radius))
+        found["spirals_flagged"] = {"as they are": share(detector.flag(in_batches(ood_features, spirals))), "at the training scale": share(detector.flag(scaled)), "radius_px": radius}
         found["spirals_most_unlike"] = unlike(detector, scaled, looks)
     return found, detector
 
@@ -285,11 +286,11 @@ def galaxies_of(mock, real):
 def main(args, real):
     strangers, names = {}, {}
     for kind in KINDS: strangers[kind], names[kind] = strange(kind, args.n)
-    looks = {kind: in_batches(look, images) for kind, images in strangers.items()}
+    looks = {kind: in_batches(ood_features, images) for kind, images in strangers.items()}
     sets, spirals = galaxies_of(args.mock, real)
     found = {}
     for sky, images in sets.items():
-        table = in_batches(look, images)
+        table = in_batches(ood_features, images)
         radius = float(np.expm1(measure_all(images)["isophote_25"].median()))
         found[sky], detector = about(table, spirals, radius, looks, names)
         found[sky]["choices"] = choices(images, strangers)

@@ -37,21 +37,31 @@ from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from galaxy_cnn.data import assign_split, load_cutouts, make_dls, pack, resident_dls
-from galaxy_cnn.evaluate import CALIBRATION, DETECTOR, answer_survey, calibrate, interval, rmse
+from galaxy_cnn.loaders import load_cutouts, make_dls, in_memory_dls
+from galaxy_cnn.splits import assign_split
+from galaxy_cnn.survey import pack
+from galaxy_cnn.metrics import bootstrap, rmse
+from galaxy_cnn.run import answer_survey
+from galaxy_cnn.train import calibrate
+from galaxy_cnn.uncertainty import CALIBRATION, DETECTOR
 from galaxy_cnn.predict import predict
-from galaxy_cnn.survey import Survey, read_survey, versions, write_json, write_survey
-from galaxy_cnn.train import (TUTORIAL, EpochSeed, FaithfulLoss, History, answer, as_input, choose_device, choose_precision, create_model, forward, make_learner, read_run, seed_all, target_scale,
-                              train)
+from galaxy_cnn.files import versions, write_json
+from galaxy_cnn.survey import read_survey, write_survey
+from galaxy_cnn.learner import (
+    TUTORIAL, EpochSeed, EpochHistory, choose_device, choose_precision, make_learner, seed_all, target_scale,
+)
+from galaxy_cnn.models import FaithfulLoss, network_input, create_model, forward
+from galaxy_cnn.run import predict_images, read_run
+from galaxy_cnn.train import train
 
 TARGETS = ("metallicity",)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-DRAW = "import sys; from galaxy_cnn.mock import make_mock; make_mock(sys.argv[1], n=int(sys.argv[2]), seed=3, workers=int(sys.argv[3]))"
-STAGES = ("usable", "make_plan", "claim", "make_network", "save_checkpoint", "fit_network", "write_card", "read_run")  # functions of chapter 06 that a cold training is timed by
+DRAW = "import sys; from galaxy_cnn.mock_images import make_mock; make_mock(sys.argv[1], n=int(sys.argv[2]), seed=3, workers=int(sys.argv[3]))"
+STAGES = ("_load_labelled", "make_plan", "_prepare_run_folder", "make_network", "save_checkpoint", "fit_network", "write_card", "read_run")  # functions of `galaxy_cnn.train` that a cold training is timed by
 COLD = """
 import time; start = time.perf_counter()
 import json, resource, sys, torch
-import galaxy_cnn.train as chapter
+from galaxy_cnn import train as module
 spent, (survey, out, arch, bs, size, epochs, device, stages) = {"import": time.perf_counter() - start}, sys.argv[1:]
 def timed(name, function):
     def call(*args, **kwargs):
@@ -59,8 +69,8 @@ def timed(name, function):
         try: return function(*args, **kwargs)
         finally: spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
     return call
-for name in stages.split(","): setattr(chapter, name, timed(name, getattr(chapter, name)))
-timed("train", chapter.train)(survey, out, arch=arch, bs=int(bs), size=int(size), epochs=int(epochs), device=device, quiet=True)
+for name in stages.split(","): setattr(module, name, timed(name, getattr(module, name)))
+timed("train", module.train)(survey, out, arch=arch, bs=int(bs), size=int(size), epochs=int(epochs), device=device, quiet=True)
 peak = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None
 print(json.dumps({"seconds": spent, "bytes_on_gpu": peak, "bytes_in_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 """
@@ -229,13 +239,13 @@ def held_images(bench): return pixels_of(bench, "held").movedim(1, 3).contiguous
 def score(bench, pred, first=None):
     "RMSE of what is predicted for the distinct test galaxies, which come first"
     n = min(bench.made["test"], first or bench.made["test"])
-    return {**interval(rmse, bench.made["held"].target(TARGETS[0])[:n], np.asarray(pred, float)[:n]), "unit": "dex"}
+    return {**bootstrap(rmse, bench.made["held"].target(TARGETS[0])[:n], np.asarray(pred, float)[:n]), "unit": "dex"}
 
 
 def score_of(bench, model, stats):
     "`score` of a network, of one view of each galaxy"
     images = pixels_of(bench, "held")[:bench.made["test"]].movedim(1, 3).contiguous().numpy()
-    parts = [as_input(images[i:i + 256], bench.sizes.px, stats, bench.device) for i in range(0, len(images), 256)]
+    parts = [network_input(images[i:i + 256], bench.sizes.px, stats, bench.device) for i in range(0, len(images), 256)]
     return score(bench, torch.cat([forward(model.eval(), x, False, bench.precision)[:, 0].cpu() for x in parts]))
 
 
@@ -256,7 +266,7 @@ def learner_of(bench, name, arch, bs, cbs=()):
     "A Learner over a resident Survey, as `train` makes it"
     survey, split = bench.made[name], assign_split(bench.made[name].catalog)
     seed_all(0, 0, -1)
-    dls = resident_dls(survey, split, pixels_of(bench, name), TARGETS, bs, bench.sizes.px, bench.made.get((name, "stats")), device=torch.device(bench.device))
+    dls = in_memory_dls(survey, split, pixels_of(bench, name), TARGETS, bs, bench.sizes.px, bench.made.get((name, "stats")), device=torch.device(bench.device))
     bench.made[name, "stats"] = dls.stats
     return make_learner(dls, network(survey, split, arch), replace(TUTORIAL, bs=bs), bench.precision, cbs)
 
@@ -340,7 +350,7 @@ def launches(bench, out):
 
 class Training(Callback):
     "Which of the warnings caught come from the training batches"
-    order = 50  # before `History` reads the loss of the epoch
+    order = 50  # before `EpochHistory` reads the loss of the epoch
     def __init__(self, caught): self.caught = caught
     def before_train(self): self.first = len(self.caught)
     def after_train(self): self.last = len(self.caught)
@@ -348,7 +358,7 @@ class Training(Callback):
 
 def synchronisations(bench, out):
     "How often an epoch waits for the device (CUDA's own count, by where it happens)"
-    learn = learner_of(bench, "sky", bench.sizes.archs[0], bench.sizes.same_bs, [EpochSeed(0), History([], TARGETS)])
+    learn = learner_of(bench, "sky", bench.sizes.archs[0], bench.sizes.same_bs, [EpochSeed(0), EpochHistory([], TARGETS)])
     learn.fit(1)
     n = len(learn.dls.train)
     out["training batches"] = leaf(n, "batches")
@@ -402,7 +412,7 @@ class Window(Callback):
 def fit(bench, name, arch, bs, epochs, change=lambda learn: None):
     "Train a network on a resident Survey, in a process that has trained before, and score it"
     learner_of(bench, name, arch, bs).fit(1000, cbs=Window(bench, bench.sizes.window / 4))
-    learn = learner_of(bench, name, arch, bs, [EpochSeed(0), History([], TARGETS), clock := InTime(bench)])
+    learn = learner_of(bench, name, arch, bs, [EpochSeed(0), EpochHistory([], TARGETS), clock := InTime(bench)])
     change(learn)
     (seconds,) = bench.seconds(lambda: learn.fit_one_cycle(epochs, TUTORIAL.lr), 1)
     learn.model._compiled_call_impl = None
@@ -577,8 +587,8 @@ def prediction(bench, out):
     out["network"] = run.card["arch"]
     for tta, views in ((False, "one view"), (True, "eight views")):
         found, without = out.setdefault(views, {}), without_errors(run)
-        found["in memory"] = rates(len(images), bench.seconds(lambda: answer(run, images, tta=tta), 3, warm=1))
-        found["rmse"] = score(bench, answer(run, images[:bench.made["test"]], tta=tta).mean[:, 0])
+        found["in memory"] = rates(len(images), bench.seconds(lambda: predict_images(run, images, tta=tta), 3, warm=1))
+        found["rmse"] = score(bench, predict_images(run, images[:bench.made["test"]], tta=tta).mean[:, 0])
         found["packed Survey to table"] = rates(len(held), bench.seconds(lambda: predict(run, held.path, table, tta=tta), 2))
     out["get_preds"] = stock_prediction(bench, run)
     for views in ("one view", "eight views"): out[views]["against get_preds of one view"] = ratio(out[views]["packed Survey to table"], out["get_preds"]["from files"])

@@ -26,10 +26,10 @@ from skies import make_sky, served, since
 PART_ROWS = 60  # small, so that kills fall between parts of the catalog too
 CHILD = """
 import sys
-import galaxy_cnn.download as d
-d.PART_ROWS = int(sys.argv[3])
+from galaxy_cnn import download
+download.PART_ROWS = int(sys.argv[3])
 print("start", flush=True)
-d.download(sys.argv[1], base_url=sys.argv[2], cuts="none", connections=4, progress=False)
+download.download(sys.argv[1], base_url=sys.argv[2], cuts="none", connections=4, progress=False)
 print("end", flush=True)
 """
 
@@ -66,7 +66,8 @@ def state_faults(out, sky, rows):
 
 def one_round(out, scratch, url, log, sky, delay):
     "Download, kill, examine, resume, examine: one line of the result"
-    from galaxy_cnn.download import download, verify
+    from galaxy_cnn.download import download
+    from galaxy_cnn.verify import verify
     process = child(out, url)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
@@ -93,8 +94,8 @@ def main():
     arguments = parser.parse_args()
     kills, n = (4, 80) if arguments.small else (arguments.kills, 400)
     rng, rounds = np.random.default_rng(arguments.seed), []
-    import galaxy_cnn.download as d
-    d.PART_ROWS = PART_ROWS
+    from galaxy_cnn import download
+    download.PART_ROWS = PART_ROWS
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         scratch, log = folder / "scratch", folder / "log"

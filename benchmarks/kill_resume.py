@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
 
-from galaxy_cnn.mock import make_mock
-from galaxy_cnn.survey import versions, write_json
-from galaxy_cnn.train import OPTIMISERS
+from galaxy_cnn.mock_images import make_mock
+from galaxy_cnn.files import versions, write_json
+from galaxy_cnn.learner import OPTIMIZERS
 
 TOLERANCE = 1e-6
 THREADS = 1  # a number that differs between two runs changes the order of sums, and with it the last digits
@@ -78,7 +78,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         make_mock(folder / "mock", n=args.galaxies, seed=args.seed, workers=1)
-        for opt in OPTIMISERS:
+        for opt in OPTIMIZERS:
             options = dict(arch="xresnet_tiny", opt=opt, folds=2, epochs=args.epochs, bs=6, precision="fp32", device="cpu", split_by="random")
             begin = time.perf_counter()
             if start(folder / "mock", folder / f"{opt}_whole", options).wait(): raise RuntimeError("The uninterrupted run failed.")

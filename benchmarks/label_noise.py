@@ -14,11 +14,15 @@ import torch
 from fastai.data.core import DataLoaders
 from torch import nn
 
-from galaxy_cnn.data import Cutouts, ResidentLoader, assign_split, image_statistics, read_images
-from galaxy_cnn.evaluate import interval, rmse
-from galaxy_cnn.mock import make_mock
-from galaxy_cnn.survey import write_json
-from galaxy_cnn.train import RECIPES, EpochSeed, as_input, choose_precision, create_model, forward, in_parts, make_learner, seed_all
+from galaxy_cnn.images import read_images
+from galaxy_cnn.loaders import CutoutDataset, InMemoryLoader, image_statistics
+from galaxy_cnn.splits import assign_split
+from galaxy_cnn.metrics import bootstrap, rmse
+from galaxy_cnn.mock_images import make_mock
+from galaxy_cnn.files import write_json
+from galaxy_cnn.learner import RECIPES, EpochSeed, choose_precision, make_learner, seed_all
+from galaxy_cnn.models import network_input, create_model, forward
+from galaxy_cnn.run import map_slices
 
 SCATTER = 0.08  # dex
 
@@ -32,13 +36,13 @@ def fit(images, y, weight, rows, stats, seed, epochs, precision):
     "Truths predicted for all images by a network trained on `rows`"
     recipe = RECIPES["xresnet_tiny"]
     seed_all(seed, 0, -1)
-    data = Cutouts(torch.from_numpy(images).movedim(3, 1).contiguous(), torch.tensor(np.stack([y, weight], 1), dtype=torch.float32), torch.as_tensor(rows))
-    train, valid = (ResidentLoader(data, stats, bs=recipe.bs, shuffle=s, drop_last=s, device=torch.device("cpu")) for s in (True, False))
+    data = CutoutDataset(torch.from_numpy(images).movedim(3, 1).contiguous(), torch.tensor(np.stack([y, weight], 1), dtype=torch.float32), torch.as_tensor(rows))
+    train, valid = (InMemoryLoader(data, stats, bs=recipe.bs, shuffle=s, drop_last=s, device=torch.device("cpu")) for s in (True, False))
     model = create_model("xresnet_tiny", 1, mean=[y[rows].mean()], std=[y[rows].std()])
     learn = make_learner(DataLoaders(train, valid, device="cpu"), model, recipe, precision, [EpochSeed(seed)])
     learn.loss_func = Weighted()
     learn.fit_one_cycle(epochs, recipe.lr)
-    return np.concatenate(in_parts(lambda part: forward(model.eval(), as_input(images[part], 112, stats), precision=precision)[:, 0].double().numpy(), len(images), 8))
+    return np.concatenate(map_slices(lambda part: forward(model.eval(), network_input(images[part], 112, stats), precision=precision)[:, 0].double().numpy(), len(images), 8))
 
 
 def main():
@@ -59,7 +63,7 @@ def main():
         test = split == "test"
         for name, w in weights.items():
             pred = fit(images, y, w / w.mean(), np.flatnonzero(split == "train"), stats, seed, args.epochs, precision)
-            found.setdefault(name, []).append(interval(rmse, truth[test], pred[test]))
+            found.setdefault(name, []).append(bootstrap(rmse, truth[test], pred[test]))
             print(seed, name, round(found[name][-1]["value"], 4), flush=True)
     difference = np.array([b["value"] - a["value"] for a, b in zip(found["equal"], found["by label error"])])
     half = 2.776 * difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) == 5 else float("nan")  # Student's t, 4 degrees of freedom

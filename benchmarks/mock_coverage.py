@@ -12,11 +12,17 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
-from galaxy_cnn.evaluate import LABELS, answer_files, bootstrap, canvas, errors_of, head, interval, rmse, save_figures
-from galaxy_cnn.mock import make_mock
-from galaxy_cnn.survey import write_json
-from galaxy_cnn.train import read_run, train
-from galaxy_cnn.uncertainty import LEVELS, coverage, coverage_by, pit, plot_coverage_by, plot_pit, plot_reliability, sharpness, total_sigma
+from galaxy_cnn.figures import AXIS_LABELS, new_figure, panel_titles, save_figures
+from galaxy_cnn.metrics import bootstrap, rmse
+from galaxy_cnn.run import answer_files
+from galaxy_cnn.train import errors_of
+from galaxy_cnn.mock_images import make_mock
+from galaxy_cnn.files import write_json
+from galaxy_cnn.run import read_run
+from galaxy_cnn.train import train
+from galaxy_cnn.figures import plot_coverage_by, plot_pit, plot_reliability
+from galaxy_cnn.metrics import coverage, coverage_by, sharpness
+from galaxy_cnn.uncertainty import INTERVAL_LEVELS, pit, total_sigma
 
 SEEDS = 11, 12  # of the sky that is trained on, and of the other
 GATED = {"predicted Z": None, "stellar mass": "log_mass", "redshift": "z", "size (petroR90_r)": "petroR90_r"}
@@ -24,19 +30,19 @@ GATED = {"predicted Z": None, "stellar mass": "log_mass", "redshift": "z", "size
 
 def expected_outside(tables):
     "Bins that lie beyond three binomial standard deviations by chance alone"
-    shares = [binom.cdf(n * (l - b), n, l) + binom.sf(n * (l + b), n, l) for t in tables.values() for l in LEVELS for n, b in zip(t["n"], t[f"band_{100 * l:.0f}"])]
+    shares = [binom.cdf(n * (l - b), n, l) + binom.sf(n * (l + b), n, l) for t in tables.values() for l in INTERVAL_LEVELS for n, b in zip(t["n"], t[f"band_{100 * l:.0f}"])]
     return float(np.sum(shares))
 
 
 def figure(true, values, tables, n):
     "Reliability, PIT, and coverage in bins"
-    fig = canvas(14, 6.4)
+    fig = new_figure(14, 6.4)
     axes = fig.subplots(2, 4).ravel()
     plot_reliability(axes[0], values)
     plot_pit(axes[1], values)
-    for ax, (name, table) in zip(axes[2:], tables.items()): plot_coverage_by(ax, table, name if name != "predicted Z" else f"predicted {LABELS['metallicity']}")
+    for ax, (name, table) in zip(axes[2:], tables.items()): plot_coverage_by(ax, table, name if name != "predicted Z" else f"predicted {AXIS_LABELS['metallicity']}")
     for ax in axes[2 + len(tables):]: ax.remove()
-    for ax in axes[:2 + len(tables)]: head(ax, "mock sky", f"n = {n:,}")
+    for ax in axes[:2 + len(tables)]: panel_titles(ax, "mock sky", f"n = {n:,}")
     return fig
 
 
@@ -59,7 +65,7 @@ def main():
     by_chance = expected_outside(tables)
     tables["true Z (not gated)"] = coverage_by(true, true, ends)
     write_json(args.out, {
-        "what": "coverage of the intervals of 12 + log(O/H) on a mock sky that the Run has not seen", "sky": "mock", "n": len(true), "calibrated_on": c.n, "rmse": interval(rmse, true, pred),
+        "what": "coverage of the intervals of 12 + log(O/H) on a mock sky that the Run has not seen", "sky": "mock", "n": len(true), "calibrated_on": c.n, "rmse": bootstrap(rmse, true, pred),
         "sigma_spread": {"what": "16th, 50th and 84th percentile of the calibrated sigma [dex]", "values": np.quantile(c.apply(pred, sigma)["sigma"], [0.16, 0.5, 0.84])},
         "components": {"data": float(np.sqrt(np.mean(found.data**2))), "model": float(np.sqrt(np.mean(found.model**2)))},
         "overall": {f"{level:g}": {"coverage": coverage(true, *e), "mean_width": bootstrap(lambda w: w.mean(-1), e[1] - e[0]), **sharpness(true, pred, *e, level)} for level, e in ends.items()},

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from galaxy_cnn.survey import atomic_path, write_json
-from galaxy_cnn.uncertainty import (BIN_MIN, LEVELS, conformal_quantile, coverage, coverage_by, fit_calibration, pit, plot_coverage_by, plot_pit,
-                                    plot_reliability, sharpness)
+from galaxy_cnn.files import atomic_path, write_json
+from galaxy_cnn.figures import plot_coverage_by, plot_pit, plot_reliability
+from galaxy_cnn.metrics import BIN_MIN, conformal_quantile, coverage, coverage_by, sharpness
+from galaxy_cnn.uncertainty import INTERVAL_LEVELS, fit_calibration, pit
 
 RESULTS = Path(__file__).parent.parent / "results"
 BINNINGS = {"ten bins of equal number": None, "0.1 dex wide": np.arange(8, 10, 0.1), "0.05 dex wide": np.arange(8, 10, 0.05)}
@@ -33,12 +34,12 @@ def one_half(true, pred, seed):
     order = np.random.default_rng(seed).permutation(len(true))
     fit, test = order[:len(true) // 2], order[len(true) // 2:]
     intervals = fit_calibration(true[fit], pred[fit]).intervals(pred[test])
-    arms = {level: conformal_quantile(np.abs(true[fit] - pred[fit]), level) for level in LEVELS}
+    arms = {level: conformal_quantile(np.abs(true[fit] - pred[fit]), level) for level in INTERVAL_LEVELS}
     one = {level: (pred[test] - arm, pred[test] + arm) for level, arm in arms.items()}
     row = {}
     for name, ends in (("calibrated", intervals), ("one_sigma", one)):
         tables = {how: coverage_by(pred[test], true[test], ends, edges) for how, edges in BINNINGS.items()}
-        for level in LEVELS:
+        for level in INTERVAL_LEVELS:
             found = {"coverage": coverage(true[test], *ends[level])["value"], **sharpness(true[test], pred[test], *ends[level], level)}
             found |= {f"worst z, {how}": worst_bin(table, level) for how, table in tables.items()}
             found |= {f"bins that hold, {how}": table[f"pass_{100 * level:.0f}"].mean() for how, table in tables.items()}
@@ -74,7 +75,7 @@ def main(folder, halves):
     table = pd.read_csv(Path(folder) / "facts" / "wu_boada_2019_test_predictions.csv", dtype={"objID": "int64"})
     true, pred = table["oh_p50"].to_numpy(), table["pred_128"].to_numpy()
     rows = [one_half(true, pred, seed) for seed in range(halves)]
-    found = {name: {f"{level:g}": summary(rows, name, level) for level in LEVELS} for name in ("calibrated", "one_sigma")}
+    found = {name: {f"{level:g}": summary(rows, name, level) for level in INTERVAL_LEVELS} for name in ("calibrated", "one_sigma")}
     order = np.random.default_rng(0).permutation(len(true))
     fit, test = order[:len(true) // 2], order[len(true) // 2:]
     calibration = fit_calibration(true[fit], pred[fit])

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from galaxy_cnn.evaluate import LEVEL, N_BOOT, density_figure, paired_difference, rmse, scores
-from galaxy_cnn.survey import atomic_path, write_json
+from galaxy_cnn.figures import density_figure
+from galaxy_cnn.metrics import BOOTSTRAP_LEVEL, N_BOOT, paired_difference, rmse, scores
+from galaxy_cnn.files import atomic_path, write_json
 
 RESULTS = Path(__file__).parent.parent / "results"
 SIZES = (128, 64, 32, 16)  # [px]
@@ -34,7 +35,7 @@ def main(folder):
     true, found = table["oh_p50"].to_numpy(), measure(table)
     write_json(RESULTS / "paper_predictions.json", {
         "what": "predictions of Wu & Boada 2019 (one network per size, not the ensemble), 12 + log(O/H) [dex]", "sky": "real", "n": len(table),
-        "bootstrap": {"resamples": N_BOOT, "level": LEVEL, "unit": "galaxy"}, "observed_share_above_9.1": float((true > RICH).mean()), "by_size_px": found})
+        "bootstrap": {"resamples": N_BOOT, "level": BOOTSTRAP_LEVEL, "unit": "galaxy"}, "observed_share_above_9.1": float((true > RICH).mean()), "by_size_px": found})
     with atomic_path(RESULTS / "paper_predictions.png") as tmp:
         density_figure(true, table["pred_128"].to_numpy(), sky="SDSS, real", note="predictions of Wu & Boada 2019, 128 px").savefig(tmp, dpi=110)
     for px, v in found.items(): print(f"{px:>4} px  RMSE {v['rmse']['value']:.4f}  NMAD {v['nmad']['value']:.4f}  median {v['median_bias']['value']:+.4f}")

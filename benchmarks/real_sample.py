@@ -16,13 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from galaxy_cnn.data import assign_folds
-from galaxy_cnn.evaluate import (NAMES, bootstrap, canvas, coverage, density_figure, errors_of, head, answer_files, interval, nmad, paired_difference, predict_survey, rmse,
-                                 save_figures, scores)
-from galaxy_cnn.features import baseline_predictions, measure
-from galaxy_cnn.survey import read_json, read_survey, write_json
-from galaxy_cnn.train import read_run
-from galaxy_cnn.uncertainty import LEVELS, look_files, total_sigma
+from galaxy_cnn.splits import assign_folds
+from galaxy_cnn.figures import MODEL_NAMES, new_figure, density_figure, panel_titles, save_figures
+from galaxy_cnn.metrics import coverage, bootstrap, nmad, paired_difference, rmse, scores
+from galaxy_cnn.run import answer_files, predict_survey
+from galaxy_cnn.train import errors_of
+from galaxy_cnn.baselines import baseline_predictions
+from galaxy_cnn.features import measure
+from galaxy_cnn.files import read_json, write_json
+from galaxy_cnn.survey import read_survey
+from galaxy_cnn.run import read_run
+from galaxy_cnn.ood import ood_features_of_files
+from galaxy_cnn.uncertainty import INTERVAL_LEVELS, total_sigma
 
 COMMAND, FOLDS, BASELINES = Path(sys.executable).with_name("galaxy-cnn"), 5, ("mean", "ridge", "random_forest_image", "gaussian_process")
 SIZES, CURVE_FOLDS = (50, 80, 160, 320), 1
@@ -49,13 +54,13 @@ def one_seed(survey, seed, work, features):
     "Held-out predictions of everything, intervals, flags and seconds"
     fold, n = assign_folds(survey.catalog, FOLDS, seed), len(survey)
     files, pred = np.array(survey.image_files), {name: np.zeros(n) for name in ("cnn", *BASELINES)}
-    ends, flag, seconds = {level: np.zeros((2, n)) for level in LEVELS}, np.zeros(n, bool), []
+    ends, flag, seconds = {level: np.zeros((2, n)) for level in INTERVAL_LEVELS}, np.zeros(n, bool), []
     for k in range(FOLDS):
         out, folder = np.flatnonzero(fold == k), work / f"seed{seed}/fold{k}"
         run, took = trained(part(survey, np.flatnonzero(fold != k), folder / "survey"), folder / "default")
         errors, found = errors_of(run), answer_files(run, files[out])
-        pred["cnn"][out], flag[out] = found.mean[:, 0], errors.detector.flag(look_files(files[out]))
-        for level in LEVELS: ends[level][:, out] = errors.calibrations["metallicity"].interval(found.mean[:, 0], total_sigma(found.data, found.model)[:, 0], level)
+        pred["cnn"][out], flag[out] = found.mean[:, 0], errors.detector.flag(ood_features_of_files(files[out]))
+        for level in INTERVAL_LEVELS: ends[level][:, out] = errors.calibrations["metallicity"].interval(found.mean[:, 0], total_sigma(found.data, found.model)[:, 0], level)
         others = baseline_predictions(survey, fold != k, seed=seed, features=features, names=BASELINES)
         for name in BASELINES: pred[name][out] = others[name][out]
         seconds.append(took)
@@ -112,7 +117,7 @@ def curve(survey, seeds, work, out):
                 mask = np.isin(np.arange(len(survey)), rows_n) if n < SIZES[-1] else fold != k
                 kept["gaussian_process"].append(baseline_predictions(survey, mask, seed=seed, features=features, names=("gaussian_process",))["gaussian_process"].to_numpy()[out_rows] - true[out_rows])
         residuals = {name: np.concatenate(v) for name, v in kept.items()}
-        rows.append({"labels": n, **{name: interval(rmse, np.zeros(len(r)), r) for name, r in residuals.items()},
+        rows.append({"labels": n, **{name: bootstrap(rmse, np.zeros(len(r)), r) for name, r in residuals.items()},
                      **{f"default_minus_{name}": paired_difference(rmse, np.zeros(len(r)), residuals["default"], r) for name, r in residuals.items() if name != "default"}})
         print({k: v if k == "labels" else round(v["value"], 4) for k, v in rows[-1].items()}, flush=True)
     write_json(out, {"what": "RMSE [dex] on held-out real galaxies against the number of labels", "sky": "real", "seeds": seeds, "folds": CURVE_FOLDS, "rows": rows})
@@ -121,9 +126,9 @@ def curve(survey, seeds, work, out):
 
 def curve_figure(rows):
     "The learning curve"
-    fig = canvas(5.5, 3.8)
+    fig = new_figure(5.5, 3.8)
     ax = fig.subplots()
-    names = {"scratch": "network from scratch", "gaussian_process": NAMES["gaussian_process"], "default": "default: pretrained network, GP on its readings"}
+    names = {"scratch": "network from scratch", "gaussian_process": MODEL_NAMES["gaussian_process"], "default": "default: pretrained network, GP on its readings"}
     for i, ((name, label), colour) in enumerate(zip(names.items(), ("0.5", "#1f5f99", "#c1272d"))):
         value, lo, hi = (np.array([r[name][key] for r in rows]) for key in ("value", "lo", "hi"))
         ax.errorbar(np.array([r["labels"] for r in rows]) * 1.03 ** (i - 1), value, [value - lo, hi - value], fmt="o-", ms=4, capsize=2, color=colour, label=label)
@@ -132,7 +137,7 @@ def curve_figure(rows):
     ax.axhline(0.0851, color="0.6", ls=":", lw=1)
     ax.annotate("96,000 labels (Wu & Boada 2019)", (SIZES[0], 0.0851), (0, 3), textcoords="offset points", fontsize=7, color="0.4")
     ax.legend(frameon=False, fontsize=8)
-    head(ax, "sdss_sample (real)", f"held-out galaxies, n = {rows[0]['default']['n']}")
+    panel_titles(ax, "sdss_sample (real)", f"held-out galaxies, n = {rows[0]['default']['n']}")
     return fig
 
 

@@ -33,7 +33,7 @@ def signed(jpeg, text) -> bytes:
 
 def make_sky(path, n, seed=0, size=128):
     "A Survey of n galaxies: the mock sky's catalog, cheap pictures; quick enough for 100,000"
-    from galaxy_cnn.mock import draw_catalog
+    from galaxy_cnn.mock_catalog import draw_catalog
     from galaxy_cnn.survey import COLUMNS, write_survey
     path, rng = Path(path), np.random.default_rng(seed)
     catalog = draw_catalog(n, seed=seed)
@@ -68,7 +68,7 @@ def main():
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before every answer")
     parser.add_argument("--log", help="a file that gets one line per request")
     arguments = parser.parse_args()
-    from galaxy_cnn.skyserver import serve
+    from galaxy_cnn.local_server import serve
     from galaxy_cnn.survey import read_survey
     server = serve(read_survey(arguments.survey), latency=arguments.latency, log=arguments.log, queries=10**6)
     print(server.url, flush=True)

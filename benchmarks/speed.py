@@ -24,12 +24,17 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from stock import Rmse, fast_dls, learner, stock_dls
 
-from galaxy_cnn.data import Cutouts, ResidentLoader, image_statistics, load_cutouts, pack
-from galaxy_cnn.evaluate import canvas
-from galaxy_cnn.mock import make_mock
+from galaxy_cnn.loaders import CutoutDataset, InMemoryLoader, image_statistics, load_cutouts
+from galaxy_cnn.survey import pack
+from galaxy_cnn.figures import new_figure
+from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.predict import predict
-from galaxy_cnn.survey import decode, read_json, versions, write_json
-from galaxy_cnn.train import RECIPES, Bfloat16, EpochSeed, choose_precision, cpu_flags, read_run, threads, train
+from galaxy_cnn.files import read_json, versions, write_json
+from galaxy_cnn.images import decode
+from galaxy_cnn.learner import RECIPES, Bfloat16, EpochSeed, choose_precision, cpu_flags
+from galaxy_cnn.models import torch_threads
+from galaxy_cnn.run import read_run
+from galaxy_cnn.train import train
 
 N, SEED, CORES = 2560, 51, len(os.sched_getaffinity(0))
 BATCHES = {"xresnet_tiny": 24, "xresnet18": 3}  # of one timed epoch
@@ -138,7 +143,7 @@ def loader_part(survey, args):
     if "webdataset" not in missing: contenders["webdataset (no augmentation)"] = lambda: second_epoch(webdataset_loader(survey, rows, stats, args.work))
     contenders["in memory, centre (xresnet_tiny)"] = lambda: second_epoch(fast_dls(survey, split, pixels, "xresnet_tiny").train)
     contenders["in memory, shifts and turns (xresnets)"] = lambda: second_epoch(fast_dls(survey, split, pixels, "xresnet18").train)
-    with threads(1): found = interleaved({name: make() for name, make in contenders.items()}, args.repeats)
+    with torch_threads(1): found = interleaved({name: make() for name, make in contenders.items()}, args.repeats)
     for name, v in found.items():
         used = max(1, int(name.split(", ")[1].split()[0]) if "workers" in name else 1)
         v["per_core"] = {k: v["images_per_second"][k] / used for k in ("median", "min", "max")}
@@ -175,7 +180,7 @@ def step_rate(arch, survey, pixels, precision, cbs=(), fastai=False, compiled=Fa
     y, options = torch.tensor(survey.target("metallicity")).float(), dict(bs=RECIPES[arch].bs, device=torch.device("cpu"))
     rows, valid = torch.arange(n) % len(survey), torch.arange(2)
     dls = fast_dls(survey, np.where(np.arange(len(survey)) % 2, "train", "valid"), pixels, arch)
-    dls.loaders = [ResidentLoader(Cutouts(pixels, y, r), dls.stats, augment=RECIPES[arch].augment and k == 0, shuffle=k == 0, drop_last=k == 0, **options) for k, r in enumerate((rows, valid))]
+    dls.loaders = [InMemoryLoader(CutoutDataset(pixels, y, r), dls.stats, augment=RECIPES[arch].augment and k == 0, shuffle=k == 0, drop_last=k == 0, **options) for k, r in enumerate((rows, valid))]
     learn = learner(dls, survey, np.full(len(survey), "train"), arch, precision, fastai, [clock, *cbs])
     if compiled: learn.model.compile()
     learn.fit_one_cycle(4, RECIPES[arch].lr)
@@ -307,7 +312,7 @@ def figure(results):
     "Rates of loaders, whole trainings and prediction, ours in red"
     parts = [p for p in DRAWN if p in results["parts"]]
     rows = {p: {n: v for n, v in results["parts"][p].items() if isinstance(v, dict)} for p in parts}
-    fig = canvas(9, 0.24 * sum(len(r) for r in rows.values()) + 1.2 * len(parts))
+    fig = new_figure(9, 0.24 * sum(len(r) for r in rows.values()) + 1.2 * len(parts))
     axes = np.atleast_1d(fig.subplots(len(parts), 1, height_ratios=[len(rows[p]) + 1 for p in parts]))
     for ax, part in zip(axes, parts):
         names, key = list(rows[part])[::-1], "per_core" if part == "loader" else "images_per_second"

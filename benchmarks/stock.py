@@ -4,8 +4,9 @@ from dataclasses import replace
 from fastai.callback.core import Callback
 from fastai.optimizer import Adam, ranger
 
-from galaxy_cnn.data import make_dls, resident_dls
-from galaxy_cnn.train import RECIPES, create_model, make_learner, seed_all, target_scale
+from galaxy_cnn.loaders import make_dls, in_memory_dls
+from galaxy_cnn.learner import RECIPES, make_learner, seed_all, target_scale
+from galaxy_cnn.models import create_model
 
 FASTAI = {"adam": Adam, "ranger": ranger}
 
@@ -14,7 +15,7 @@ def stock_dls(survey, split, arch, size=112, seed=0, workers=0): return make_dls
 
 
 def fast_dls(survey, split, pixels, arch, size=112, seed=0):
-    return resident_dls(survey, split, pixels, bs=RECIPES[arch].bs, size=size, seed=seed, augment=RECIPES[arch].augment, device="cpu")
+    return in_memory_dls(survey, split, pixels, bs=RECIPES[arch].bs, size=size, seed=seed, augment=RECIPES[arch].augment, device="cpu")
 
 
 def learner(dls, survey, split, arch, precision="fp32", fastai=False, cbs=(), seed=0):

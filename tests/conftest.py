@@ -15,5 +15,5 @@ def real():
 @pytest.fixture(scope="session")
 def mock_survey(tmp_path_factory):
     "240 simulated galaxies, shared by the tests; copy it before changing it"
-    from galaxy_cnn.mock import make_mock
+    from galaxy_cnn.mock_images import make_mock
     return make_mock(tmp_path_factory.mktemp("sky") / "mock", n=240, seed=1, workers=1)

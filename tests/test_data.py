@@ -14,10 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from galaxy_cnn.data import (BUFFER, BUFFER_ARCSEC, SPLITS, PackedImages, assign_folds, assign_split, centred, crop_pad, crops, default_batch_size, galaxy_block,
-                             galaxy_table, image_sources, image_statistics, is_fresh, load_cutouts, make_dls, near_edge, pack, pad_size, read_image, read_images,
-                             resident_dls, ring_around, sky_cell, sky_vectors, split_counts, split_for_fold, straddling_pairs, try_read_images, turned)
-from galaxy_cnn.survey import InputError, Survey, read_survey, write_survey
+from galaxy_cnn.images import crop_pad, read_image, read_images, try_read_images
+from galaxy_cnn.loaders import (
+    center_crop_or_pad, crop_each, default_batch_size, galaxy_block, loader_table, image_statistics,
+    load_cutouts, make_dls, pad_size, in_memory_dls, dihedral,
+)
+from galaxy_cnn.splits import (
+    BUFFER, BUFFER_ARCSEC, SPLITS, assign_folds, assign_split, near_edge, ring_around, sky_cell, sky_vectors,
+    split_counts, split_for_fold, straddling_pairs,
+)
+from galaxy_cnn.survey import PackedCutouts, image_sources, is_fresh, pack
+from galaxy_cnn.files import InputError
+from galaxy_cnn.survey import Survey, read_survey, write_survey
 
 
 def draw_sky(n, seed, ra=(0, 360), sin_dec=(-1, 1)):
@@ -77,7 +85,7 @@ def test_near_edge_against_dense_sampling(arcsec):
 
 
 def test_mock_sky_is_split_without_leak(mock_survey):
-    from galaxy_cnn.mock import draw_catalog
+    from galaxy_cnn.mock_catalog import draw_catalog
     catalog = draw_catalog(20_000, 0)
     split = assign_split(catalog)
     shares = {k: v / len(catalog) for k, v in split_counts(split).items()}
@@ -128,7 +136,7 @@ def test_validation_crops_as_crop_pad_does(tmp_path, width):
     (tmp_path / "images").mkdir()
     for i in range(4): fits.writeto(tmp_path / f"images/{i}.fits", image.transpose(2, 0, 1))
     survey = Survey(tmp_path, pd.DataFrame({"objID": range(4), "oh_p50": 9.0}))
-    table = galaxy_table(survey, ["train", "train", "valid", "valid"])
+    table = loader_table(survey, ["train", "train", "valid", "valid"])
     dls = galaxy_block(["metallicity"], ([0.0] * 3, [1.0] * 3)).dataloaders(table, bs=2, device="cpu")
     seen = np.rint(np.asarray(dls.valid.one_batch()[0][0]).transpose(1, 2, 0) * 255).astype(np.uint8)
     assert (seen == crop_pad(image, 112)).all()
@@ -275,11 +283,11 @@ def test_a_packed_survey_is_read_by_pandas_and_pyarrow(copied):
 
 
 def test_any_part_of_a_survey_gets_its_own_cutouts_from_the_packed_file(copied, monkeypatch):
-    monkeypatch.setattr("galaxy_cnn.data.ROW_GROUP", 50)
+    monkeypatch.setattr("galaxy_cnn.survey.ROW_GROUP", 50)
     pack(copied.path)
     some = copied.select(np.random.default_rng(0).random(len(copied)) < 0.4)
     packed = image_sources(some)
-    assert isinstance(packed, PackedImages) and packed[:] == some.image_files
+    assert isinstance(packed, PackedCutouts) and packed[:] == some.image_files
     expected = read_images(some.image_files)
     for f in copied.image_files: open(f, "wb").close()  # what is read must come from the packed file
     assert (read_images(packed) == expected).all() and (read_images(packed[10:20]) == expected[10:20]).all()
@@ -308,7 +316,7 @@ def test_a_survey_that_cannot_be_written_is_read_file_by_file(copied, monkeypatc
     pack(copied.path)
     changed_image(copied)
     def refuse(path): raise PermissionError(13, "Permission denied")
-    monkeypatch.setattr("galaxy_cnn.data.pack", refuse)
+    monkeypatch.setattr("galaxy_cnn.survey.pack", refuse)
     assert image_sources(copied) == copied.image_files
 
 
@@ -338,13 +346,13 @@ def test_problems_of_cutouts_are_listed_in_order_and_the_others_are_read(copied)
 @pytest.mark.parametrize("size", [64, 111, 112, 127, 128, 129, 144, 145])
 def test_the_centre_is_that_of_the_arrays(mock_survey, size):
     image = read_image(mock_survey.image_files[0])
-    assert (centred(torch.from_numpy(image).movedim(2, 0), size).movedim(0, 2).numpy() == crop_pad(image, size)).all()
+    assert (center_crop_or_pad(torch.from_numpy(image).movedim(2, 0), size).movedim(0, 2).numpy() == crop_pad(image, size)).all()
 
 
 def test_the_eight_symmetries_are_eight_and_a_group():
     square = torch.arange(9).reshape(3, 3)
-    def eight(x): return {tuple(turned(x, s).flatten().tolist()) for s in range(8)}
-    assert len(eight(square)) == 8 and all(eight(turned(square, s)) == eight(square) for s in range(8))
+    def eight(x): return {tuple(dihedral(x, s).flatten().tolist()) for s in range(8)}
+    assert len(eight(square)) == 8 and all(eight(dihedral(square, s)) == eight(square) for s in range(8))
 
 
 class OnGpu(torch.Tensor):
@@ -356,9 +364,9 @@ class OnGpu(torch.Tensor):
 def test_crops_are_the_same_on_both_devices_and_black_outside(size):
     x, width, generator = torch.randint(1, 256, (200, 3, 128, 128), dtype=torch.uint8), pad_size(size), torch.Generator().manual_seed(size)
     top, left = torch.randint(width - size + 1, (2, 200), generator=generator)
-    found = crops(x, size, width, top, left)
-    assert torch.equal(found, torch.stack([image[:, t:t + size, l:l + size] for image, t, l in zip(centred(x, width), top, left)]))
-    assert torch.equal(found, crops(x.as_subclass(OnGpu), size, width, top, left).as_subclass(torch.Tensor))
+    found = crop_each(x, size, width, top, left)
+    assert torch.equal(found, torch.stack([image[:, t:t + size, l:l + size] for image, t, l in zip(center_crop_or_pad(x, width), top, left)]))
+    assert torch.equal(found, crop_each(x.as_subclass(OnGpu), size, width, top, left).as_subclass(torch.Tensor))
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +378,7 @@ def resident(mock_survey):
 def test_an_epoch_has_each_training_galaxy_once_in_an_order_of_the_seed(resident):
     survey, split, pixels = resident
     def epochs(seed):
-        dls = resident_dls(survey, split, pixels, ("metallicity", "log_mass"), bs=10, seed=seed)
+        dls = in_memory_dls(survey, split, pixels, ("metallicity", "log_mass"), bs=10, seed=seed)
         return [torch.cat([y for _, y in dls.train]) for _ in range(2)], dls
     (first, second), dls = epochs(3)
     n = int((split == "train").sum()) // 10 * 10
@@ -381,7 +389,7 @@ def test_an_epoch_has_each_training_galaxy_once_in_an_order_of_the_seed(resident
 
 def test_every_galaxy_meets_shifts_and_symmetries(resident):
     survey, split, pixels = resident
-    dls = resident_dls(survey, split, pixels, bs=24, stats=((0.0,) * 3, (1 / 255,) * 3))
+    dls = in_memory_dls(survey, split, pixels, bs=24, stats=((0.0,) * 3, (1 / 255,) * 3))
     target = float(survey.target("metallicity")[split == "train"][0])
     seen = {tuple(x[i].flatten()[::997].tolist()) for _ in range(60) for x, y in dls.train for i in np.flatnonzero(np.isclose(y, target))}
     assert len(seen) > 40  # of at most 60
@@ -392,7 +400,7 @@ def test_fastai_takes_it_for_a_loader(resident, tmp_path):
     from fastai.callback import schedule  # gives a Learner lr_find
     from fastai.learner import Learner
     survey, split, pixels = resident
-    dls = resident_dls(survey, split, pixels, bs=16)
+    dls = in_memory_dls(survey, split, pixels, bs=16)
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 1))
     learn = Learner(dls, net, loss_func=lambda pred, y: (pred[:, 0] - y).square().mean(), path=tmp_path)
     learn.remove_cbs(learn.cbs.filter(lambda cb: type(cb).__name__ == "ProgressCallback"))

@@ -21,13 +21,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import galaxy_cnn.download as download_module
-import galaxy_cnn.skyserver as skyserver
-from galaxy_cnn.download import (DAMAGED, FINAL, SUPERSEDED, Part, Record, Row, check_part, download, get_parts, keep_best, put_part, read_record,
-                                 verify)
-from galaxy_cnn.skyserver import (OUTCOMES, Answer, Client, Cutout, Manners, QueryRefused, ServerFault, get_cutout, get_table, html_page, serve,
-                                  text_tile)
-from galaxy_cnn.survey import InputError, read_survey, write_survey, write_survey_parts
+from galaxy_cnn import download as download_module
+from galaxy_cnn import local_server, skyserver
+from galaxy_cnn.download import (
+    DAMAGED, FINAL, SUPERSEDED, Part, Record, RecordRow, check_part, download, get_parts, keep_best, store_part,
+    read_record,
+)
+from galaxy_cnn.verify import verify
+from galaxy_cnn.local_server import ServerReply, html_page, serve
+from galaxy_cnn.skyserver import (
+    OUTCOMES, Client, CutoutRequest, RequestPolicy, QueryRefused, ServerFault, get_cutout, get_table, text_tile,
+)
+from galaxy_cnn.files import InputError
+from galaxy_cnn.survey import read_survey, write_survey, write_survey_parts
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -61,7 +67,7 @@ class Trouble:
         return self.fault(ask, answer, k)
 
 
-QUICK = Manners(connections=2, tries=4, pause=0.001, read=0.3, deadline=0.35, query_deadline=5, give_up=1000, queries=10**6)
+QUICK = RequestPolicy(connections=2, tries=4, pause=0.001, read=0.3, deadline=0.35, query_deadline=5, give_up=1000, queries=10**6)
 
 
 def fetched(out, server, **options):
@@ -78,10 +84,10 @@ def altered(answer, **changes): return dataclasses.replace(answer, **changes)
 
 def black(ask, answer, k): return altered(answer, body=text_tile(128, 128, " "))
 def text(ask, answer, k): return altered(answer, body=text_tile(128, 128, "Internal error: the image could not be drawn"))
-def outside(ask, answer, k): return Answer(404, text_tile(128, 128), "image/jpeg", "Requested (ra, dec) is outside the SDSS footprint")
-def error_500(ask, answer, k): return Answer(500, answer.body, "image/jpeg")
-def json_500(ask, answer, k): return skyserver._error(500, "InternalServerError", "Timeout expired")
-def json_400(ask, answer, k): return skyserver._error(400, "BadRequest", "ra must be in [0,360]")
+def outside(ask, answer, k): return ServerReply(404, text_tile(128, 128), "image/jpeg", "Requested (ra, dec) is outside the SDSS footprint")
+def error_500(ask, answer, k): return ServerReply(500, answer.body, "image/jpeg")
+def json_500(ask, answer, k): return local_server._error(500, "InternalServerError", "Timeout expired")
+def json_400(ask, answer, k): return local_server._error(400, "BadRequest", "ra must be in [0,360]")
 def html_503(ask, answer, k): return html_page("Service Unavailable")
 def html_200(ask, answer, k): return html_page("Skyserver Error", 200)
 def short(ask, answer, k): return altered(answer, keep=len(answer.body) // 2)
@@ -145,7 +151,7 @@ def test_5_retry_after_is_honoured(value, status, sky):
     with serve(sky, faults=Trouble(fault)) as server:
         client = Client(server.url, clock=clock, sleep=clock.sleep, rng=random.Random(0))
         galaxy = sky.catalog.iloc[0]
-        picture = get_cutout(client, Cutout(galaxy.ra, galaxy.dec, float(skyserver.cutout_scale("r90", galaxy.petroR90_r))))
+        picture = get_cutout(client, CutoutRequest(galaxy.ra, galaxy.dec, float(skyserver.cutout_scale("r90", galaxy.petroR90_r))))
     assert (picture.outcome, picture.tries) == ("ok", 2)
     assert 28 <= clock.now <= 30 if value else 0.5 <= clock.now <= 1
 
@@ -158,7 +164,7 @@ def test_5_retry_after_holds_back_every_connection(sky):
         return altered(html_page("Busy", 429), headers={"Retry-After": "1"}) if len(starts) == 1 else None
     with serve(sky, faults=Trouble(fault)) as server:
         client = Client(server.url)
-        get_cutout_soon = [threading.Thread(target=get_cutout, args=(client, Cutout(1.0, 2.0, 0.3 + i / 10))) for i in range(4)]
+        get_cutout_soon = [threading.Thread(target=get_cutout, args=(client, CutoutRequest(1.0, 2.0, 0.3 + i / 10))) for i in range(4)]
         get_cutout_soon[0].start()
         while not client._held > 0: pass
         for thread in get_cutout_soon[1:]: thread.start()
@@ -169,8 +175,8 @@ def test_5_retry_after_holds_back_every_connection(sky):
 def test_5_pauses_grow_and_have_jitter(sky):
     clock = Clock()
     with serve(sky, faults=Trouble(html_503)) as server:
-        client = Client(server.url, clock=clock, sleep=clock.sleep, rng=random.Random(1), manners=Manners(tries=6))
-        assert get_cutout(client, Cutout(1.0, 2.0, 0.3)).tries == 6
+        client = Client(server.url, clock=clock, sleep=clock.sleep, rng=random.Random(1), manners=RequestPolicy(tries=6))
+        assert get_cutout(client, CutoutRequest(1.0, 2.0, 0.3)).tries == 6
     assert len(clock.slept) == 5 and all(0.5 * 2**k <= s <= 2**k for k, s in enumerate(clock.slept)) and len({s / 2**k for k, s in enumerate(clock.slept)}) == 5
 
 
@@ -198,7 +204,7 @@ def cut_between(ask, answer, k): return altered(answer, body=answer.body[:answer
 def chunk_cut(ask, answer, k): return altered(answer, keep=len(answer.body) - 30) if is_part(ask) and k == 1 else None
 def html_table(ask, answer, k): return html_page("Skyserver Error", 200) if k == 1 else None
 def down_503(ask, answer, k): return html_page("Service Unavailable") if k == 1 else None
-def timeout_500(ask, answer, k): return skyserver._error(500, "InternalServerError", "Execution Timeout Expired.") if k == 1 else None
+def timeout_500(ask, answer, k): return local_server._error(500, "InternalServerError", "Execution Timeout Expired.") if k == 1 else None
 def shuffled(ask, answer, k): return altered(answer, body=b"\n".join(answer.body.split(b"\n")[i] for i in (0, 1, 3, 2, 4, 5, 6, 7, 8))) if is_part(ask) and k == 1 else None
 
 
@@ -221,7 +227,7 @@ def test_10_a_table_that_stays_short_is_never_taken(sky, tmp_path):
 
 
 def test_7_a_refusal_is_told_at_once(sky, tmp_path):
-    def refuse(ask, answer, k): return Answer(200, b"#Table1\nerror_message\nerror: must be a select statement: x\n", "text/plain", mode="chunked")
+    def refuse(ask, answer, k): return ServerReply(200, b"#Table1\nerror_message\nerror: must be a select statement: x\n", "text/plain", mode="chunked")
     trouble = Trouble(refuse, "query")
     with serve(sky, faults=trouble) as server, pytest.raises(QueryRefused, match="must be a select"): fetched(tmp_path / "out", server)
     assert sum(trouble.asked.values()) == 1
@@ -230,7 +236,7 @@ def test_7_a_refusal_is_told_at_once(sky, tmp_path):
 def test_8_throttled_after_60_a_minute_and_recovered(sky):
     clock = Clock()
     with serve(sky, clock=clock) as server:
-        hasty = Client(server.url, clock=clock, sleep=clock.sleep, manners=Manners(queries=10**6))
+        hasty = Client(server.url, clock=clock, sleep=clock.sleep, manners=RequestPolicy(queries=10**6))
         for _ in range(65): assert get_table(hasty, "SELECT COUNT(*) AS n FROM Galaxy").n[0] == N
         assert hasty.requests == 66 and 60 <= clock.now < 61                       # it was refused, and waited
     clock = Clock()
@@ -241,7 +247,7 @@ def test_8_throttled_after_60_a_minute_and_recovered(sky):
 
 
 def test_9_rows_cut_at_the_limit(sky, monkeypatch, tmp_path):
-    monkeypatch.setattr(skyserver, "MAX_ROWS", 4)
+    monkeypatch.setattr(skyserver, "MAX_QUERY_ROWS", 4)
     with serve(sky, max_rows=4, queries=10**6) as server:
         client = Client(server.url, manners=QUICK)
         with pytest.raises(ServerFault, match="exactly 4 rows"): get_table(client, "SELECT objID FROM Galaxy")
@@ -313,7 +319,7 @@ def test_17_a_redirect_in_another_case_and_to_https(sky, tmp_path, monkeypatch):
     target = secure.url.replace("http:", "https:")
     def redirect(ask, answer):
         query = ask.headers["_target"].partition("?")[2]
-        return Answer(301, b"", "text/html", headers={"Location": f"{target}{ask.path.replace('SkyServerWS', 'skyserverws')}?{query}"})
+        return ServerReply(301, b"", "text/html", headers={"Location": f"{target}{ask.path.replace('SkyServerWS', 'skyserverws')}?{query}"})
     plain = serve(sky)
     understand = plain.understand
     plain.understand = lambda path, headers: dataclasses.replace(understand(path, headers), headers={**headers, "_target": path})
@@ -449,7 +455,7 @@ def test_a_survey_in_use_is_not_touched(sky, tmp_path):
 # ---- the record, as such
 
 OUTCOME = st.sampled_from(list(OUTCOMES) + [DAMAGED])
-ROWS = st.lists(st.builds(Row, objID=st.integers(-2**63, 2**63 - 1) | st.integers(1, 3), request=st.sampled_from(["a?size=128", "a?size=64", "b?size=128"]),
+ROWS = st.lists(st.builds(RecordRow, objID=st.integers(-2**63, 2**63 - 1) | st.integers(1, 3), request=st.sampled_from(["a?size=128", "a?size=64", "b?size=128"]),
                           outcome=OUTCOME, tries=st.integers(0, 5), status=st.integers(0, 599), bytes=st.integers(0, 10**6), sha256=st.text("0123456789abcdef", max_size=8),
                           detail=st.text(max_size=5)), max_size=6)
 
@@ -500,7 +506,7 @@ def test_a_part_is_proven_only_in_full_and_in_order(keys, after):
 
 def test_parts_keep_keys_beyond_2_to_the_63(tmp_path):
     with Record(tmp_path / "r.sqlite") as record:
-        for number, after in enumerate([0, 2**63 - 1, 2**63, 2**64 - 1]): put_part(record, Part(number, after, 1, f"{number}", "", ""))
+        for number, after in enumerate([0, 2**63 - 1, 2**63, 2**64 - 1]): store_part(record, Part(number, after, 1, f"{number}", "", ""))
         assert [p.after for p in get_parts(record)] == [0, 2**63 - 1, 2**63, 2**64 - 1]
 
 
@@ -526,7 +532,7 @@ def test_a_catalog_written_in_parts_is_the_same(step, tmp_path):
 
 def test_a_downloaded_catalog_is_what_write_survey_makes_of_its_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(download_module, "PART_ROWS", 7)
-    monkeypatch.setattr(download_module, "STEP", 3)
+    monkeypatch.setattr(download_module, "ID_STEP", 3)
     sky = make_sky(tmp_path / "sky", 30, seed=5)
     catalog = pd.concat([sky.catalog, sky.catalog.tail(4).assign(specObjID=sky.catalog.specObjID.max() + np.arange(1, 5, dtype="uint64"), zErr=np.float32(1e-6))], ignore_index=True)
     catalog["bptclass"] = catalog["bptclass"].astype("float32").mask(catalog.index == 11)   # NULL, in one part of five

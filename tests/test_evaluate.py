@@ -8,10 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galaxy_cnn.evaluate import (METRICS, bootstrap, density_figure, distribution_figure, evaluate, format_table, gallery_figure, interval, median_bias,
-                                 nmad, paired_difference, predict_files, resamples, rmse, scores, with_interval)
-from galaxy_cnn.survey import InputError, read_survey, write_survey
-from galaxy_cnn.train import predict_array, read_run, train
+from galaxy_cnn.evaluate import evaluate, format_table
+from galaxy_cnn.figures import density_figure, distribution_figure, gallery_figure
+from galaxy_cnn.metrics import (
+    METRICS, bootstrap, median_bias, nmad, paired_difference, resamples, rmse, scores, with_interval,
+)
+from galaxy_cnn.run import predict_files
+from galaxy_cnn.files import InputError
+from galaxy_cnn.survey import read_survey, write_survey
+from galaxy_cnn.run import predict_array, read_run
+from galaxy_cnn.train import train
 
 # Wu & Boada 2019, their network's predictions for 20,366 test galaxies at several cutout sizes: RMSE, NMAD, median residual [dex]
 PUBLISHED = {128: (0.0850, 0.0650, -0.0104), 64: (0.0880, 0.0678, -0.0111), 32: (0.0930, 0.0709, 0.0005), 16: (0.1044, 0.0800, -0.0198)}
@@ -55,7 +61,7 @@ def test_published_predictions_give_the_published_numbers(real, px):
 def test_published_predictions_with_intervals_and_figures(real):
     table = paper(real)
     true, pred = table["oh_p50"].to_numpy(), table["pred_128"].to_numpy()
-    found = interval(rmse, true, pred)
+    found = bootstrap(rmse, true, pred)
     assert found["n"] == 20_366 and found["lo"] < 0.0850 < found["hi"] and found["hi"] - found["lo"] < 0.004
     assert paired_difference(rmse, true, pred, table["pred_64"].to_numpy())["hi"] < 0, "more pixels are better"
     figure = density_figure(true, pred)
@@ -68,7 +74,7 @@ def test_ninety_five_percent_intervals_cover():
     rng, hits = np.random.default_rng(0), 0
     for i in range(300):
         x = rng.normal(0.02, 0.1, 150)
-        found = interval(rmse, np.zeros(150), x, seed=i, n_boot=400)
+        found = bootstrap(rmse, np.zeros(150), x, seed=i, n_boot=400)
         hits += found["lo"] < np.hypot(0.1, 0.02) < found["hi"]
     assert 0.90 <= hits / 300 <= 0.985
 
@@ -185,7 +191,7 @@ def test_the_held_out_prediction_comes_from_the_network_that_never_saw_the_galax
 
 
 def test_predictions_are_the_same_whichever_way_the_galaxy_lies(run, mock_survey):
-    from galaxy_cnn.data import read_images
+    from galaxy_cnn.images import read_images
     images = read_images(mock_survey.image_files[:8])
     plain = predict_array(run, images)
     for view in (images[:, ::-1], images[:, :, ::-1], images.transpose(0, 2, 1, 3), np.rot90(images, 3, (1, 2))):
@@ -214,7 +220,7 @@ def test_another_survey_is_refused_and_a_moved_one_is_found(run, mock_survey, tm
 
 
 def test_too_few_held_out_galaxies_are_too_few(run, monkeypatch):
-    monkeypatch.setattr("galaxy_cnn.evaluate.held_out", lambda run, split: (np.arange(len(split)) < 2, "test"))
+    monkeypatch.setattr("galaxy_cnn.evaluate.held_out_mask", lambda run, split: (np.arange(len(split)) < 2, "test"))
     with pytest.raises(InputError, match="2 test galaxies, too few"): evaluate(run)
 
 

@@ -10,17 +10,31 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-import galaxy_cnn.experiments as ex
-from galaxy_cnn.data import read_images
-from galaxy_cnn.evaluate import bootstrap
-from galaxy_cnn.experiments import (CORNER, EXPERIMENTS, LOOKS, PUBLISHED, SIZES, TABLE, Lab, at_resolution, check_orderings, deal, experiments, figures_of, fit,
-                                    format_experiments, gather, make_lab, masked, mean_colours, networks, neighbour_correlation, number_of_workers, orderings, planned, radius_of,
-                                    read_results, reproduction_table, resolution_figure, rows_figure, run_one, shuffled, sky_level, spreads, star_formation, stretched, training,
-                                    training_noise, widened)
-from galaxy_cnn.mock import mass_metallicity
-from galaxy_cnn.survey import Incomplete, InputError, Survey, read_json, read_survey, write_survey
-from galaxy_cnn.train import forward
+from galaxy_cnn import experiments as experiments_module
+from galaxy_cnn import lab as lab_module
+from galaxy_cnn import studies
+from galaxy_cnn.images import read_images
+from galaxy_cnn.metrics import bootstrap
+from galaxy_cnn.ablations import (
+    CORNER, ABLATIONS, RESOLUTIONS, SKY_AT, degrade_resolution, mask_radius, radius_map, shuffle_pixels, sky_level,
+    stretch_grayscale,
+)
+from galaxy_cnn.experiments import (
+    EXPERIMENTS, REPRODUCTION_ROWS, check_orderings, experiments, figures_of, format_experiments,
+    number_of_workers, orderings, planned_networks, read_results, reproduction_table, resolution_figure,
+    rows_figure, run_one, training_processes,
+)
+from galaxy_cnn.lab import (
+    Study, train_test_masks, fit_in_memory, make_study, predict_held_out, training_noise, widened,
+)
+from galaxy_cnn.literature import PUBLISHED
+from galaxy_cnn.studies import gather_into_fields, mean_colours, neighbour_correlation, scatter_rows, star_formation
+from galaxy_cnn.literature import mass_metallicity
+from galaxy_cnn.files import Incomplete, InputError, read_json
+from galaxy_cnn.survey import Survey, read_survey, write_survey
+from galaxy_cnn.models import forward
 
 STEPS = 4
 
@@ -33,12 +47,13 @@ def images(mock_survey): return read_images(mock_survey.image_files[:40])
 def quick():
     "Smaller studies; the same code"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ex, "SIZES", (1, 64, 128))
-        patch.setattr(ex, "SIGNAL", ("grey", "r_band"))
-        patch.setattr(ex, "MEMBERS", 2)
-        patch.setattr(ex, "LEAK_FOLDS", 2)
-        patch.setattr(ex, "FIELD", 12)
-        patch.setattr(ex, "forward", lambda model, x, tta, precision: forward(model, x, False, precision))  # one view instead of eight
+        for module in (studies, experiments_module):
+            patch.setattr(module, "RESOLUTIONS", (1, 64, 128))
+            patch.setattr(module, "SIGNAL", ("grey", "r_band"))
+        patch.setattr(studies, "MEMBERS", 2)
+        patch.setattr(studies, "LEAKAGE_FOLDS", 2)
+        patch.setattr(studies, "FIELD", 12)
+        patch.setattr(lab_module, "forward", lambda model, x, tta, precision: forward(model, x, False, precision))  # one view instead of eight
         yield
 
 
@@ -58,9 +73,9 @@ def bare(mock_survey, tmp_path_factory):
     return write_survey(folder, mock_survey.catalog[["objID", "oh_p50"]], {"source": "somewhere"})
 
 
-@pytest.mark.parametrize("px", SIZES)
+@pytest.mark.parametrize("px", RESOLUTIONS)
 def test_resolutions_by_a_slow_way(images, px):
-    out, step = at_resolution(images[:2], px), 128 // px
+    out, step = degrade_resolution(images[:2], px), 128 // px
     for y, x in ((0, 0), (px // 2, px // 3), (px - 1, px - 1)):
         block = images[:2, y * step:(y + 1) * step, x * step:(x + 1) * step].astype(float).mean((1, 2))
         assert np.abs(out[:, y * step, x * step] - block).max() <= 0.501
@@ -68,27 +83,27 @@ def test_resolutions_by_a_slow_way(images, px):
 
 
 def test_a_size_that_does_not_divide_is_refused(images):
-    with pytest.raises(InputError, match="128 px cannot be averaged to 5 px"): at_resolution(images, 5)
+    with pytest.raises(InputError, match="128 px cannot be averaged to 5 px"): degrade_resolution(images, 5)
 
 
-@pytest.mark.parametrize("look", [k for k in LOOKS if k != "full"])
+@pytest.mark.parametrize("look", [k for k in ABLATIONS if k != "full"])
 def test_looks_leave_their_input_alone_and_are_repeatable(images, look):
     before = images[:3].copy()
-    first, second = (LOOKS[look].change(images[:3]) for _ in range(2))
+    first, second = (ABLATIONS[look].change(images[:3]) for _ in range(2))
     assert np.array_equal(first, second) and np.array_equal(images[:3], before)
     assert (look == "px_128") == np.array_equal(first, before)
 
 
 def test_shuffling_keeps_colours_together(images):
-    one, two = (np.unique(i[0].reshape(-1, 3), axis=0, return_counts=True) for i in (images, shuffled(images)))
+    one, two = (np.unique(i[0].reshape(-1, 3), axis=0, return_counts=True) for i in (images, shuffle_pixels(images)))
     assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
 
 
 def test_stretching_forgets_brightness_and_masks_forget_light(images):
-    corner = radius_of(128) > CORNER
-    assert np.abs(np.median(stretched(images)[:, corner], axis=(1, 2)) - ex.SKY_AT).max() <= 1.5
-    outside = masked(images, 12, "outside")
-    assert (outside[:, radius_of(128) <= 12] == sky_level(images)[:, None]).all() and (outside[:, radius_of(128) > 12] == images[:, radius_of(128) > 12]).all()
+    corner = radius_map(128) > CORNER
+    assert np.abs(np.median(stretch_grayscale(images)[:, corner], axis=(1, 2)) - SKY_AT).max() <= 1.5
+    outside = mask_radius(images, 12, "outside")
+    assert (outside[:, radius_map(128) <= 12] == sky_level(images)[:, None]).all() and (outside[:, radius_map(128) > 12] == images[:, radius_map(128) > 12]).all()
 
 
 def test_mean_colours_do_not_see_the_sky(images):
@@ -98,25 +113,25 @@ def test_mean_colours_do_not_see_the_sky(images):
 
 def test_training_needs_galaxies_and_differences_among_them(images):
     y = np.linspace(8.5, 9.1, 40)
-    with pytest.raises(InputError, match="too few"): fit(images, y, np.arange(40) < 5, quiet=True)
-    with pytest.raises(InputError, match="same value"): fit(images, np.full(40, 8.9), np.ones(40, bool), quiet=True)
+    with pytest.raises(InputError, match="too few"): fit_in_memory(images, y, np.arange(40) < 5, quiet=True)
+    with pytest.raises(InputError, match="same value"): fit_in_memory(images, np.full(40, 8.9), np.ones(40, bool), quiet=True)
 
 
 def test_missing_targets_are_not_trained_on_but_predicted(images):
     y = np.linspace(8.5, 9.1, 40)
     y[::4] = np.nan
-    assert np.isfinite(fit(images, y, np.ones(40, bool), steps=2, quiet=True)).all()
+    assert np.isfinite(fit_in_memory(images, y, np.ones(40, bool), steps=2, quiet=True)).all()
 
 
 def test_a_loss_that_is_not_finite_is_loud(images, monkeypatch):
-    settle = ex.settle_recipe
-    monkeypatch.setattr(ex, "settle_recipe", lambda *a: replace(settle(*a), lr=1e30))
-    with pytest.raises(Incomplete, match="loss is"): fit(images, np.linspace(8.5, 9.1, 40), np.ones(40, bool), steps=20, quiet=True)
+    resolve = lab_module.resolve_recipe
+    monkeypatch.setattr(lab_module, "resolve_recipe", lambda *a: replace(resolve(*a), lr=1e30))
+    with pytest.raises(Incomplete, match="loss is"): fit_in_memory(images, np.linspace(8.5, 9.1, 40), np.ones(40, bool), steps=20, quiet=True)
 
 
 @pytest.mark.parametrize("folds", [None, 5])
 def test_no_galaxy_is_scored_by_a_network_that_saw_it(mock_survey, folds):
-    parts = deal(mock_survey, 0, folds)
+    parts = train_test_masks(mock_survey, 0, folds)
     for train, scored in parts: assert not (train & scored).any() and train.sum() > 100
     assert np.sum([s for _, s in parts], 0).max() == 1
 
@@ -129,7 +144,7 @@ def test_the_suite_runs_and_says_what_it_measured(suite):
         for v in r["rows"].values(): assert v["rmse"]["lo"] <= v["rmse"]["value"] <= v["rmse"]["hi"] and v["rmse"]["n"] > 50 and v["nmad"]["n"] == v["rmse"]["n"]
         for d in r["differences"].values(): assert d["rmse"]["lo"] <= d["rmse"]["value"] <= d["rmse"]["hi"]
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
-    assert {k for r in results.values() for k in r["rows"]} >= set(PUBLISHED) - {f"px_{px}" for px in SIZES if px not in (1, 64, 128)}
+    assert {k for r in results.values() for k in r["rows"]} >= set(PUBLISHED) - {f"px_{px}" for px in RESOLUTIONS if px not in (1, 64, 128)}
 
 
 def test_differences_are_those_of_the_rows(suite):
@@ -142,7 +157,7 @@ def test_differences_are_those_of_the_rows(suite):
 def test_what_is_finished_is_not_repeated_and_what_has_changed_is(suite, mock_survey, tmp_path, quick, monkeypatch):
     kept = {name: read_json(suite[0] / f"{name}.json") for name in ("mass",)}
     calls = []
-    monkeypatch.setattr(ex, "fit", lambda images, y, *a, **k: calls.append(1) or np.asarray(y, "float64").reshape(len(images), -1))
+    monkeypatch.setattr(lab_module, "fit_in_memory", lambda images, y, *a, **k: calls.append(1) or np.asarray(y, "float64").reshape(len(images), -1))
     assert experiments(mock_survey, suite[0], ["mass"], steps=STEPS, folds=None, quiet=True) == kept and not calls
     first = experiments(mock_survey, tmp_path / "new", ["mass"], steps=STEPS, folds=None, quiet=True)["mass"]
     assert first["networks_trained"] == 3 == len(calls)
@@ -151,27 +166,27 @@ def test_what_is_finished_is_not_repeated_and_what_has_changed_is(suite, mock_su
 
 
 def test_a_stopped_suite_goes_on_with_the_next_network(mock_survey, tmp_path, quick, monkeypatch):
-    done, real_fit = [], ex.fit
+    done, real_fit = [], lab_module.fit_in_memory
     def until_two(images, y, *args, **kwargs):
         if len(done) == 2: raise KeyboardInterrupt
         done.append(1)
         return np.asarray(y, "float64").reshape(len(images), -1)
-    monkeypatch.setattr(ex, "fit", until_two)
+    monkeypatch.setattr(lab_module, "fit_in_memory", until_two)
     with pytest.raises(Incomplete, match="the same command goes on"): experiments(mock_survey, tmp_path / "out", ["mass"], steps=STEPS, folds=None, quiet=True)
     assert not (tmp_path / "out" / "mass.json").exists() and len(list((tmp_path / "out" / "networks").glob("*.parquet"))) == 2
-    monkeypatch.setattr(ex, "fit", real_fit)
+    monkeypatch.setattr(lab_module, "fit_in_memory", real_fit)
     assert experiments(mock_survey, tmp_path / "out", ["mass"], steps=STEPS, folds=None, quiet=True)["mass"]["networks_trained"] == 1
 
 
 def test_the_suite_knows_its_networks_beforehand(suite, mock_survey, quick):
     folder, results = suite
-    plan = planned(make_lab(mock_survey, steps=STEPS, folds=None), EXPERIMENTS)
+    plan = planned_networks(make_study(mock_survey, steps=STEPS, folds=None), EXPERIMENTS)
     assert {network.name for network in plan} == {f.stem.rpartition("-")[0] for f in (folder / "networks").glob("*.parquet")}
-    assert len(plan) == sum(r["networks_trained"] for r in results.values()) and planned(make_lab(mock_survey, folder, steps=STEPS, folds=None), EXPERIMENTS) == []
+    assert len(plan) == sum(r["networks_trained"] for r in results.values()) and planned_networks(make_study(mock_survey, folder, steps=STEPS, folds=None), EXPERIMENTS) == []
 
 
 def test_the_number_of_processes_changes_no_number(mock_survey, tmp_path, monkeypatch):
-    monkeypatch.setattr(ex, "forward", forward)  # a patched one does not reach other processes
+    monkeypatch.setattr(lab_module, "forward", forward)  # a patched one does not reach other processes
     one, two = (experiments(mock_survey, tmp_path / str(w), ["mass"], steps=STEPS, folds=None, quiet=True, workers=w)["mass"] for w in (1, 2))
     assert {**one, "seconds": 0} == {**two, "seconds": 0} and two["networks_trained"] == 3
     files = [sorted((tmp_path / w / "networks").iterdir()) for w in "12"]
@@ -187,14 +202,14 @@ class Stuck:
 
 
 def test_processes_end_with_the_suite(mock_survey):
-    lab = replace(make_lab(mock_survey, quiet=True), workers=2)
-    with pytest.raises(KeyboardInterrupt), training(lab, [Stuck(False), Stuck(False, "also")]): raise KeyboardInterrupt
+    lab = replace(make_study(mock_survey, quiet=True), workers=2)
+    with pytest.raises(KeyboardInterrupt), training_processes(lab, [Stuck(False), Stuck(False, "also")]): raise KeyboardInterrupt
     assert not mp.active_children() and not lab.coming
 
 
 def test_a_process_that_dies_is_loud(mock_survey):
-    lab = replace(make_lab(mock_survey, quiet=True), workers=2)
-    with pytest.raises(Incomplete, match="has died"), training(lab, [Stuck(True), Stuck(False, "also")]): lab.kept(Stuck(True))
+    lab = replace(make_study(mock_survey, quiet=True), workers=2)
+    with pytest.raises(Incomplete, match="has died"), training_processes(lab, [Stuck(True), Stuck(False, "also")]): lab.kept(Stuck(True))
     assert not mp.active_children()
 
 
@@ -202,19 +217,19 @@ def test_processes_are_started_where_they_are_worth_it(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     lab = replace(lab_of(9), steps=1000)
     assert [number_of_workers(replace(lab, workers=w), 3) for w in (1, 2, 9)] == [1, 2, 3]
-    monkeypatch.setattr(ex, "choose_device", lambda: "cuda")
+    monkeypatch.setattr(experiments_module, "choose_device", lambda: "cuda")
     assert number_of_workers(lab, 36) == 1
-    monkeypatch.setattr(ex, "choose_device", lambda: "cpu")
+    monkeypatch.setattr(experiments_module, "choose_device", lambda: "cpu")
     assert number_of_workers(lab, 36) == 4 and number_of_workers(lab, 2) == 2 and number_of_workers(replace(lab, steps=4), 36) == 0
 
 
 def test_training_leaves_torch_its_threads(images):
-    before = ex.torch.get_num_threads()
+    before = torch.get_num_threads()
     try:
-        ex.torch.set_num_threads(3)
-        with pytest.raises(InputError): fit(images, np.full(40, 8.9), np.ones(40, bool), quiet=True)
-        assert ex.torch.get_num_threads() == 3
-    finally: ex.torch.set_num_threads(before)
+        torch.set_num_threads(3)
+        with pytest.raises(InputError): fit_in_memory(images, np.full(40, 8.9), np.ones(40, bool), quiet=True)
+        assert torch.get_num_threads() == 3
+    finally: torch.set_num_threads(before)
 
 
 def test_a_survey_with_metallicities_only(bare, tmp_path, quick):
@@ -230,9 +245,9 @@ def test_a_survey_with_metallicities_only(bare, tmp_path, quick):
 
 
 def test_folds_are_pooled(bare, quick):
-    lab = make_lab(bare, steps=2, quiet=True)
+    lab = make_study(bare, steps=2, quiet=True)
     assert len(lab.parts) == 5 and lab.scored.all()
-    pred = networks(lab)
+    pred = predict_held_out(lab)
     assert np.isfinite(pred).all() and lab.trained == 5
 
 
@@ -252,17 +267,17 @@ def test_a_damaged_result_is_named(suite, mock_survey, tmp_path):
     with pytest.raises(InputError, match="mass.json"): experiments(mock_survey, tmp_path, ["mass"], steps=STEPS, quiet=True)
 
 
-def lab_of(n): return Lab(Survey(None, pd.DataFrame({"objID": np.arange(n)})), [(np.zeros(n, bool), np.ones(n, bool))])
+def lab_of(n): return Study(Survey(None, pd.DataFrame({"objID": np.arange(n)})), [(np.zeros(n, bool), np.ones(n, bool))])
 
 
 def test_corrections_recover_the_true_scatter_as_often_as_they_say(monkeypatch):
-    monkeypatch.setattr(ex, "bootstrap", partial(bootstrap, n_boot=200))
+    for module in (lab_module, studies): monkeypatch.setattr(module, "bootstrap", partial(bootstrap, n_boot=200))
     hits = dict.fromkeys(("observed_corrected", "predicted_corrected"), 0)
     for seed in range(20):
         rng = np.random.default_rng(seed)
         m, t, e = rng.normal(10, 0.5, 600), 0.1 * rng.normal(size=600), 0.05 * rng.normal(size=600)
         relation = mass_metallicity(m)
-        off = spreads(lab_of(600), m, relation + t + e, relation + 0.5 * t + 0.03 * rng.normal(size=600), np.full(600, 0.05), rng.random(600) < 0.5, relation + t)[1]
+        off = scatter_rows(lab_of(600), m, relation + t + e, relation + 0.5 * t + 0.03 * rng.normal(size=600), np.full(600, 0.05), rng.random(600) < 0.5, relation + t)[1]
         for k in hits: hits[k] += off[f"{k} - truth"]["rmse"]["lo"] < 0 < off[f"{k} - truth"]["rmse"]["hi"]
     assert min(hits.values()) >= 16  # of 19 expected; fewer than 16 have a chance below 1 %
 
@@ -271,7 +286,7 @@ def test_uncorrected_scatters_are_wrong_in_the_way_that_is_said():
     rng = np.random.default_rng(0)
     m, t = rng.normal(10, 0.5, 4000), 0.1 * rng.normal(size=4000)
     relation = mass_metallicity(m)
-    off = spreads(lab_of(4000), m, relation + t + 0.05 * rng.normal(size=4000), relation + 0.5 * t, np.full(4000, 0.05), rng.random(4000) < 0.5, relation + t)[1]
+    off = scatter_rows(lab_of(4000), m, relation + t + 0.05 * rng.normal(size=4000), relation + 0.5 * t, np.full(4000, 0.05), rng.random(4000) < 0.5, relation + t)[1]
     assert off["observed - truth"]["rmse"]["lo"] > 0 > off["predicted - truth"]["rmse"]["hi"]
 
 
@@ -289,13 +304,13 @@ def test_what_is_left_beyond_mass_and_star_formation_comes_out(rho):
 
 
 def test_the_fields_share_what_they_should(mock_survey):
-    fields = gather(mock_survey.catalog, 0, 20)
+    fields = gather_into_fields(mock_survey.catalog, 0, 20)
     assert np.bincount(fields.group).tolist() == [20] * 12
     for k in range(12):
         inside = fields.group == k
         assert len(np.unique(fields.offset[inside])) == 1 and len(np.unique(fields.cast[inside], axis=0)) == 1
     assert neighbour_correlation(fields.catalog, fields.offset)["value"] > 0.9
-    nothing = gather(mock_survey.catalog, 0, 20, 0.0, 0.0)
+    nothing = gather_into_fields(mock_survey.catalog, 0, 20, 0.0, 0.0)
     assert not nothing.offset.any() and not nothing.cast.any() and nothing.catalog.equals(fields.catalog)
 
 
@@ -344,10 +359,10 @@ def test_each_violation_is_named(place, value, said):
 
 def test_the_table_has_a_row_for_every_published_number(suite):
     lines = reproduction_table(suite[1], None).splitlines()[4:]
-    assert len(lines) == len(TABLE) and all(line.count("|") == 6 and "--only" in line for line in lines)
-    for _, experiment, key in TABLE:
+    assert len(lines) == len(REPRODUCTION_ROWS) and all(line.count("|") == 6 and "--only" in line for line in lines)
+    for _, experiment, key in REPRODUCTION_ROWS:
         if key in suite[1][experiment]["rows"]: assert any(f"{suite[1][experiment]['rows'][key]['rmse']['value']:.4f}" in line for line in lines)
-    assert {name for _, name, _ in TABLE} <= set(EXPERIMENTS)
+    assert {name for _, name, _ in REPRODUCTION_ROWS} <= set(EXPERIMENTS)
 
 
 def test_figures_say_which_sky_and_draw_the_papers_points(suite):
@@ -360,7 +375,7 @@ def test_figures_say_which_sky_and_draw_the_papers_points(suite):
 
 
 def test_real_galaxies(real, tmp_path):
-    lab = make_lab(read_survey(real / "sdss_sample"), tmp_path, steps=2, quiet=True)
+    lab = make_study(read_survey(real / "sdss_sample"), tmp_path, steps=2, quiet=True)
     assert len(lab.parts) == 5 and lab.scored.sum() == 400 and lab.sky == "real"
     found = run_one(lab, "scatter", lambda *_: None)
     assert "lgm_tot_p50 (stellar mass)" in found["reason"] and "label_noise" not in found

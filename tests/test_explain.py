@@ -9,13 +9,19 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from galaxy_cnn import explain as chapter
-from galaxy_cnn.explain import (GRID, KINDS, TOLERANCE, auc, attribute, candidates, choose, correlations, explain, grad_cam, grid_assignment, half_radius,
-                                integrated_gradients, make_context, map_correlation, normalise, output_of, penultimate, plane_limits,
-                                principal_components, quantities, radius_of, randomised, read_sample, seen_width, sky_baseline, stages, training_split,
-                                two_way, unseen_network)
-from galaxy_cnn.survey import InputError, read_json
-from galaxy_cnn.train import create_model, train
+from galaxy_cnn import explain as explain_module
+from galaxy_cnn.attribution import (
+    CONTROL_KINDS, TOLERANCE, attribution_maps, candidates, choose_examples, grad_cam, integrated_gradients,
+    map_correlation, normalize_images, output_of, randomised, read_sample, seen_width, sky_baseline,
+    network_stages, crossed_bootstrap, network_of_galaxy,
+)
+from galaxy_cnn.explain import (
+    GRID, auc, correlations, explain, grid_assignment, half_radius, make_context, penultimate, plane_limits,
+    principal_components, quantities, pixel_radius, training_split_name,
+)
+from galaxy_cnn.files import InputError, read_json
+from galaxy_cnn.models import create_model
+from galaxy_cnn.train import train
 
 ARCHS = ("xresnet_tiny", "xresnet9")
 
@@ -62,20 +68,20 @@ def test_a_head_with_sigmas_is_explained_by_its_means(mock_survey):
     model = network("xresnet_tiny")
     images = read_sample(mock_survey, np.full(240, "test"), "metallicity", np.arange(3)).images
     stats = ([0.1] * 3, [0.1] * 3)
-    plain = attribute(model, output_of(model), images, 112, stats, 8)
+    plain = attribution_maps(model, output_of(model), images, 112, stats, 8)
     head = TwoHeads(model.net[-1].in_features)
     head.mean.load_state_dict(model.net[-1].state_dict())
     model.net[-1], model.units = head, nn.Identity()
-    wide = attribute(model, output_of(model), images, 112, stats, 8)
+    wide = attribution_maps(model, output_of(model), images, 112, stats, 8)
     assert np.allclose(plain.ig, wide.ig, atol=1e-7) and np.allclose(plain.cam, wide.cam, atol=1e-6)
-    assert list(stages(model))[0] == "head" and any(isinstance(m, TwoHeads) for m in stages(model).values())
+    assert list(network_stages(model))[0] == "head" and any(isinstance(m, TwoHeads) for m in network_stages(model).values())
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_maps_add_up_and_stay_within_what_is_seen(arch, mock_survey):
     model = network(arch)
     images = read_sample(mock_survey, np.full(240, "test"), "metallicity", np.arange(3)).images
-    maps = attribute(model, output_of(model), images, 112, ([0.1] * 3, [0.1] * 3), 64 if arch == "xresnet_tiny" else 32)
+    maps = attribution_maps(model, output_of(model), images, 112, ([0.1] * 3, [0.1] * 3), 64 if arch == "xresnet_tiny" else 32)
     assert maps.ig.shape == maps.cam.shape == (3, 112, 112)
     assert np.abs(maps.gap()).max() < 0.05 * np.abs(maps.answer - maps.empty).max() + TOLERANCE
     edge = (112 - seen_width(model, 112)) // 2
@@ -91,7 +97,7 @@ def test_the_baseline_is_the_sky_of_each_channel_and_gets_no_share():
     stats = ([0.05] * 3, [0.1] * 3)
     flat = sky_baseline(images, 112, stats)
     assert torch.allclose(flat[0].mean((1, 2)), (torch.tensor([7.0, 9.0, 12.0]) / 255 - 0.05) / 0.1)
-    maps = integrated_gradients(lambda v: v.sum((1, 2, 3)), normalise(images, 112, stats), flat, 4)
+    maps = integrated_gradients(lambda v: v.sum((1, 2, 3)), normalize_images(images, 112, stats), flat, 4)
     light = np.zeros((112, 112), bool)
     light[42:70, 42:70] = True
     assert np.allclose(maps[:, ~light], 0, atol=1e-5) and (maps[:, light] > 1).all()
@@ -120,12 +126,12 @@ def test_grad_cam_finds_where_the_light_is():
 @pytest.mark.parametrize("arch", ARCHS)
 def test_randomising_starts_at_the_head_and_goes_down(arch):
     model, x = network(arch), torch.rand(8, 3, 112, 112)
-    names = list(stages(model))
+    names = list(network_stages(model))
     assert names[0] == "head" and names[-1].startswith("stem")
     before = model.state_dict()
     for depth in (1, len(names)):
         other = randomised(model, depth, x, seed=3)
-        changed = [any(not torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters())) for old, new in zip(stages(model).values(), stages(other).values())]
+        changed = [any(not torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters())) for old, new in zip(network_stages(model).values(), network_stages(other).values())]
         assert changed == [i < depth for i in range(len(names))]
         assert not any(m.training for m in other.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -176,29 +182,29 @@ def test_rank_correlation_does_not_care_for_what_lies_outside():
     a, b, inside = rng.normal(size=(3, 20, 20)), rng.normal(size=(3, 20, 20)), np.zeros((20, 20), bool)
     inside[5:15, 5:15] = True
     found = map_correlation(np.where(inside, a, b), a, inside)
-    assert set(found) == set(KINDS) and all(np.allclose(v, 1) for v in found.values())
+    assert set(found) == set(CONTROL_KINDS) and all(np.allclose(v, 1) for v in found.values())
     assert np.abs(map_correlation(a, b, inside)["signed"]).max() < 0.35
 
 
 def test_the_two_way_interval_knows_both_kinds_of_scatter():
     rng = np.random.default_rng(2)
-    def width(v): return two_way(v)["hi"] - two_way(v)["lo"]
+    def width(v): return crossed_bootstrap(v)["hi"] - crossed_bootstrap(v)["lo"]
     per_draw, per_galaxy = rng.normal(size=(5, 1)), rng.normal(size=(1, 24))
     assert width(per_draw + 0 * per_galaxy) > 0.5 and width(per_galaxy + 0 * per_draw) > 0.3 and width(np.ones((5, 24))) == 0
 
 
 def test_half_of_a_gaussian():
-    radius = radius_of(112, 128)
+    radius = pixel_radius(112, 128)
     sigma = 10.0
     assert half_radius(np.exp(-radius**2 / 2 / sigma**2)[None], radius)[0] == pytest.approx(sigma * np.sqrt(2 * np.log(2)), abs=0.3)
-    half = radius_of(56, 64)  # the same picture at half the pixels
+    half = pixel_radius(56, 64)  # the same picture at half the pixels
     assert half_radius(np.exp(-half**2 / 2 / sigma**2)[None], half)[0] == pytest.approx(sigma * np.sqrt(2 * np.log(2)), abs=0.6)
 
 
 def test_every_galaxy_goes_to_the_network_that_has_not_seen_it(run):
     split = run.split.to_numpy().astype(str)
-    assert (unseen_network(split)[split == "fold1"] == 1).all()
-    own = training_split(run, split)
+    assert (network_of_galaxy(split)[split == "fold1"] == 1).all()
+    own = training_split_name(run, split)
     assert set(split[own == "valid"]) == {"fold0"} and "fold0" not in set(split[own == "train"]) and "buffer" not in set(split[own != ""])
 
 
@@ -225,8 +231,8 @@ def test_every_number_has_its_interval_and_n(explained):
 
 def test_a_second_call_says_the_same(run, explained):
     c = make_context(run, n=12, draws=1)
-    assert chapter.explain_galleries(c)[0] == explained["galleries"]
-    assert chapter.explain_classifier(c)[0] == explained["classifier"]
+    assert explain_module.explain_galleries(c)[0] == explained["galleries"]
+    assert explain_module.explain_classifier(c)[0] == explained["classifier"]
 
 
 def test_captum_is_asked_for_in_a_sentence(run, monkeypatch, tmp_path):
@@ -244,17 +250,17 @@ def test_wrong_input(run, mock_survey, tmp_path):
 
 def test_too_few_galaxies_for_a_classifier_are_a_reason_not_an_end(run, monkeypatch):
     def refuse(*args): raise InputError("too few galaxies")
-    monkeypatch.setattr(chapter, "classify", refuse)
-    found, figures, captions = chapter.explain_classifier(make_context(run))
+    monkeypatch.setattr(explain_module, "classify", refuse)
+    found, figures, captions = explain_module.explain_classifier(make_context(run))
     assert found == {"reason": "too few galaxies"} and not figures and not captions
 
 
 def test_galaxies_of_which_only_the_picture_and_the_metallicity_are_known(real, tmp_path):
     run = train(real / "sdss_sample", tmp_path / "run", epochs=2, folds=2, init=None, precision="fp32", quiet=True, drop_bad=True)
     c = make_context(run, n=12, draws=1)
-    known = quantities(c.survey.select(np.isin(np.arange(len(c.survey)), choose(c.rows, 20))), "metallicity")
+    known = quantities(c.survey.select(np.isin(np.arange(len(c.survey)), choose_examples(c.rows, 20))), "metallicity")
     assert "log_mass" not in known and "g - r, catalog" not in known and np.isfinite(known["g - r, image"]).all()
-    found, figures, captions = chapter.explain_features(c)
+    found, figures, captions = explain_module.explain_features(c)
     assert c.sky == "sdss_sample" and "sdss_sample" in captions["feature_space"] and found["n"] > 100
-    numbers, *_ = chapter.explain_radius(c)
+    numbers, *_ = explain_module.explain_radius(c)
     assert numbers["completeness"]["largest"] < TOLERANCE

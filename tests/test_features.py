@@ -2,10 +2,14 @@
 import numpy as np
 import pytest
 
-from galaxy_cnn.data import assign_split, read_images
-from galaxy_cnn.features import (BASELINES, BATCH, FEATURES, GaussianProcess, baseline_predictions, cross_validated_baselines, gp_columns, measure,
-                                 measure_images, whole_median)
-from galaxy_cnn.survey import InputError, Survey, read_survey
+from galaxy_cnn.images import read_images
+from galaxy_cnn.splits import assign_split
+from galaxy_cnn.baselines import BASELINES, baseline_predictions, cross_validated_baselines
+from galaxy_cnn.features import FEATURES, measure, measure_images, _masked_median
+from galaxy_cnn.files import FEATURE_BATCH
+from galaxy_cnn.gaussian_process import GaussianProcess, gp_columns
+from galaxy_cnn.files import InputError
+from galaxy_cnn.survey import Survey, read_survey
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def test_order_and_threads_change_nothing(mock_survey, features):
     turned = measure(mock_survey.image_files[::-1], workers=1)
     assert np.allclose(turned[::-1], features, atol=1e-4)
     assert measure(mock_survey.image_files, workers=3).equals(features)
-    images = read_images(mock_survey.image_files[:2 * BATCH + 1])
+    images = read_images(mock_survey.image_files[:2 * FEATURE_BATCH + 1])
     for workers in (1, 3): assert np.allclose(measure_images(images, workers), features[:len(images)], atol=1e-4)
     assert measure([]).shape == measure_images(images[:0]).shape == (0, len(FEATURES))
 
@@ -41,8 +45,8 @@ def test_features_are_always_finite(images):
 def test_the_median_of_whole_numbers_is_exact(kind, top, k):
     values = np.random.default_rng(k).integers(0, top, (3, 2, k), kind, endpoint=True)
     values[0, 0] = top
-    assert np.array_equal(whole_median(values), np.median(values, axis=-1))
-    assert np.array_equal(whole_median(values[..., ::-2]), np.median(values[..., ::-2], axis=-1))
+    assert np.array_equal(_masked_median(values), np.median(values, axis=-1))
+    assert np.array_equal(_masked_median(values[..., ::-2]), np.median(values[..., ::-2], axis=-1))
 
 
 @pytest.mark.parametrize("size", [64, 101, 128])
@@ -92,8 +96,8 @@ def test_an_unreadable_image_is_named(tmp_path, mock_survey):
 
 
 def test_gaussian_process_keeps_a_part_of_many(monkeypatch):
-    import galaxy_cnn.features as chapter
-    monkeypatch.setattr(chapter, "GP_TUNE", 60), monkeypatch.setattr(chapter, "GP_KEEP", 100)
+    from galaxy_cnn import gaussian_process
+    monkeypatch.setattr(gaussian_process, "GP_TUNE", 60), monkeypatch.setattr(gaussian_process, "GP_KEEP", 100)
     rng = np.random.default_rng(0)
     X = rng.uniform(-2, 2, (400, 2))
     y = np.sin(2 * X[:, 0]) + 0.05 * rng.normal(size=400)

@@ -9,16 +9,18 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord, search_around_sky
 
-from galaxy_cnn import mock
-from galaxy_cnn.survey import COLUMNS, TARGETS, TRUTH, InputError, decode, read_survey, validate
+from galaxy_cnn import literature, mock_catalog, mock_images
+from galaxy_cnn.files import InputError
+from galaxy_cnn.images import FIELD_R90, decode
+from galaxy_cnn.survey import COLUMNS, TARGETS, TRUTH, read_survey, validate
 
 
 @pytest.fixture(scope="module")
-def catalog(): return mock.draw_catalog(20_000, seed=3)
+def catalog(): return mock_catalog.draw_catalog(20_000, seed=3)
 
 
 @pytest.fixture(scope="module")
-def survey(tmp_path_factory): return mock.make_mock(tmp_path_factory.mktemp("mock") / "sky", n=60, seed=5, workers=1)
+def survey(tmp_path_factory): return mock_images.make_mock(tmp_path_factory.mktemp("mock") / "sky", n=60, seed=5, workers=1)
 
 
 def digest(survey):
@@ -28,17 +30,17 @@ def digest(survey):
 
 
 def test_same_bytes_whatever_the_number_of_processes(survey, tmp_path):
-    assert digest(mock.make_mock(tmp_path / "two", n=60, seed=5, workers=2)) == digest(survey)
+    assert digest(mock_images.make_mock(tmp_path / "two", n=60, seed=5, workers=2)) == digest(survey)
 
 
 def test_a_small_sky_is_the_beginning_of_a_large_one(survey, tmp_path):
-    small = mock.make_mock(tmp_path / "small", n=7, seed=5, workers=1)
+    small = mock_images.make_mock(tmp_path / "small", n=7, seed=5, workers=1)
     assert small.catalog.equals(survey.catalog.head(7))
     assert all(small.image_path(i).read_bytes() == survey.image_path(i).read_bytes() for i in small.catalog.objID)
 
 
 def test_another_seed_is_another_sky(catalog):
-    other = mock.draw_catalog(100, seed=4)
+    other = mock_catalog.draw_catalog(100, seed=4)
     assert not set(other.objID) & set(catalog.objID)
     assert not np.allclose(other.oh_true, catalog.oh_true.head(100))
 
@@ -70,19 +72,19 @@ def test_distributions(catalog):
 
 
 def test_metallicity_scatter_is_tied_to_star_formation(catalog):
-    residual = catalog.oh_true - mock.mass_metallicity(catalog.lgm_true)
+    residual = catalog.oh_true - literature.mass_metallicity(catalog.lgm_true)
     assert residual.std() == pytest.approx(0.10, abs=0.01)
     massive = catalog.lgm_true > 10.3
     assert residual[massive].std() < residual[~massive].std()
-    excess = catalog.sfr_true - mock.main_sequence(catalog.lgm_true)
+    excess = catalog.sfr_true - literature.main_sequence(catalog.lgm_true)
     assert excess.corr(residual) < -0.2
 
 
 def test_labels_are_wrong_by_as_much_as_they_say(catalog):
     pull = (catalog.oh_p50 - catalog.oh_true) / ((catalog.oh_p84 - catalog.oh_p16) / 2)
     assert pull.mean() == pytest.approx(0, abs=0.02) and pull.std() == pytest.approx(1, abs=0.02)
-    assert mock.label_noise(catalog) == pytest.approx(0.045, abs=0.01)
-    assert mock.label_noise(catalog, "log_mass") == pytest.approx(mock.MASS_SIGMA, rel=0.03)
+    assert mock_catalog.draw_label_errors(catalog) == pytest.approx(0.045, abs=0.01)
+    assert mock_catalog.draw_label_errors(catalog, "log_mass") == pytest.approx(mock_catalog.MASS_SIGMA, rel=0.03)
     assert (catalog.oh_p2p5 < catalog.oh_p16).all() and (catalog.oh_p84 < catalog.oh_p97p5).all()
 
 
@@ -91,7 +93,7 @@ def test_lines_agree_with_metallicity_and_star_formation(catalog):
     n2 = np.log10(bright.nii_6584_flux / bright.h_alpha_flux)
     assert n2.corr(bright.oh_true, method="spearman") > 0.9
     balmer = bright.h_alpha_flux / bright.h_beta_flux
-    assert balmer.median() > mock.CASE_B and balmer.corr(bright.av_true, method="spearman") > 0.7
+    assert balmer.median() > mock_catalog.CASE_B and balmer.corr(bright.av_true, method="spearman") > 0.7
     assert catalog.d4000.corr(catalog.sfr_true - catalog.lgm_true) < -0.7
 
 
@@ -112,8 +114,8 @@ def test_footprint(catalog):
 
 def test_survey_is_valid(survey):
     assert survey.is_mock and survey.size == 128 and validate(survey, targets=TARGETS) == []
-    assert survey.info["mock_version"] == mock.MOCK_VERSION and survey.info["n"] == 60
-    assert survey.info["label_noise_dex"]["metallicity"] == pytest.approx(mock.label_noise(survey.catalog), abs=1e-4)
+    assert survey.info["mock_version"] == mock_catalog.MOCK_VERSION and survey.info["n"] == 60
+    assert survey.info["label_noise_dex"]["metallicity"] == pytest.approx(mock_catalog.draw_label_errors(survey.catalog), abs=1e-4)
 
 
 def test_cutouts_are_compressed_like_real_ones(survey):
@@ -134,7 +136,7 @@ def test_galaxies_look_their_colour(survey):
 
 @pytest.mark.parametrize("field, coarse", [(8, 1), (100, 1), (110, 2), (260, 4)])
 def test_wide_fields_come_from_coarser_frames(field, coarse):
-    stamp = mock.Stamp(field, np.random.default_rng(0))
+    stamp = mock_images.StampGrid(field, np.random.default_rng(0))
     assert stamp.coarse == coarse and stamp.n < 300
 
 
@@ -142,46 +144,46 @@ def test_extreme_galaxies_can_be_drawn(catalog):
     for column in ("petroR90_r", "axis_ratio_true", "re_true", "bt_true", "clumps_true", "mag_r_true"):
         order = catalog[column].to_numpy().argsort()
         for row in catalog.iloc[[order[0], order[-1]]].to_dict("records"):
-            assert mock.draw_cutout(row, seed=3).max() > 30
+            assert mock_images.draw_cutout(row, seed=3).max() > 30
 
 
 def test_total_flux_is_the_catalogs(catalog):
     row = catalog[(catalog.petroR90_r > 4) & (catalog.petroR90_r < 6)].to_dict("records")[0]
     rng = np.random.default_rng(0)
-    stamp = mock.Stamp(mock.FIELD_R90 * row["petroR90_r"], rng)
-    total = sum(f * t[0, 0].real for t, f in mock._parts(row, stamp, rng))
-    assert total == pytest.approx(mock.flux([row[f"mag_{b}_true"] for b in "irg"]), rel=0.05)
+    stamp = mock_images.StampGrid(FIELD_R90 * row["petroR90_r"], rng)
+    total = sum(f * t[0, 0].real for t, f in mock_images._parts(row, stamp, rng))
+    assert total == pytest.approx(mock_images.band_flux([row[f"mag_{b}_true"] for b in "irg"]), rel=0.05)
 
 
 def test_asking_again_returns_what_is_there(survey):
     before = [f.stat().st_mtime_ns for f in survey.path.glob("images/*")]
-    again = mock.make_mock(survey.path, n=60, seed=5)
+    again = mock_images.make_mock(survey.path, n=60, seed=5)
     assert [f.stat().st_mtime_ns for f in again.path.glob("images/*")] == before
-    with pytest.raises(InputError, match="already holds"): mock.make_mock(survey.path, n=60, seed=6)
+    with pytest.raises(InputError, match="already holds"): mock_images.make_mock(survey.path, n=60, seed=6)
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_): raise RuntimeError("the disk is full")
-    monkeypatch.setattr(mock, "write_survey", fail)
-    with pytest.raises(RuntimeError): mock.make_mock(tmp_path / "sky", n=2, workers=1)
+    monkeypatch.setattr(mock_images, "write_survey", fail)
+    with pytest.raises(RuntimeError): mock_images.make_mock(tmp_path / "sky", n=2, workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_run_leaves_no_survey(tmp_path):
-    code = "import os, sys; from galaxy_cnn import mock; mock.write_survey = lambda *a: os.kill(os.getpid(), 9); mock.make_mock(sys.argv[1], n=2, workers=1)"
+    code = "import os, sys; from galaxy_cnn import mock_images; mock_images.write_survey = lambda *a: os.kill(os.getpid(), 9); mock_images.make_mock(sys.argv[1], n=2, workers=1)"
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "sky")], capture_output=True).returncode == -9
     assert not (tmp_path / "sky").exists()
-    assert len(mock.make_mock(tmp_path / "sky", n=2, workers=1)) == 2
+    assert len(mock_images.make_mock(tmp_path / "sky", n=2, workers=1)) == 2
 
 
 @pytest.mark.parametrize("arguments, message", [(dict(n=0), "n is 0"), (dict(n=5, seed=-1), "seed is -1"), (dict(n=5, seed=5000), "seed is 5000"),
                                                 (dict(n=5, size=4), "size is 4")])
 def test_wrong_arguments(tmp_path, arguments, message):
-    with pytest.raises(InputError, match=message): mock.make_mock(tmp_path / "sky", **arguments)
+    with pytest.raises(InputError, match=message): mock_images.make_mock(tmp_path / "sky", **arguments)
 
 
 def test_a_row_whose_id_went_through_a_float(catalog):
-    with pytest.raises(ValueError, match="to_dict"): mock.draw_cutout(catalog[["objID", "z"]].astype(float).iloc[0], seed=3)
+    with pytest.raises(ValueError, match="to_dict"): mock_images.draw_cutout(catalog[["objID", "z"]].astype(float).iloc[0], seed=3)
 
 
 def test_survey_on_disk_reads_back(survey):

@@ -5,10 +5,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from galaxy_cnn.mzr import (MASS, TREMONTI04_TABLE3, answer_sentence, binned_percentiles, fixed_mass, fixed_mass_figure, format_mzr, mannucci10_fmr, mzr,
-                            mzr_figure, relation_of, scatter, scatter_figure, tremonti04)
-from galaxy_cnn.survey import MISSING, InputError, read_json, write_json, write_survey
-from galaxy_cnn.train import read_run, train
+from galaxy_cnn.literature import TREMONTI04_TABLE3, mannucci10_fmr, tremonti04
+from galaxy_cnn.mzr import (
+    MASS_COLUMN, fixed_mass_sentence, binned_percentiles, partial_correlation_at_fixed_mass, fixed_mass_figure,
+    format_mzr, mzr, mzr_figure, measure_relation, relation_scatter, scatter_figure,
+)
+from galaxy_cnn.files import InputError, read_json, write_json
+from galaxy_cnn.survey import MISSING, write_survey
+from galaxy_cnn.run import read_run
+from galaxy_cnn.train import train
 
 
 def draw(n, rho, seed=0):
@@ -33,7 +38,7 @@ def test_table_3_is_the_published_one(real):
 
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.6, 0.9])
 def test_the_partial_correlation_that_was_put_in_comes_out(rho):
-    found = fixed_mass(*draw(3000, rho))
+    found = partial_correlation_at_fixed_mass(*draw(3000, rho))
     assert found["partial_correlation"]["value"] == pytest.approx(rho, abs=0.05)
     variance_left = 1 - found["r2_mass"]["value"]
     assert found["r2_beyond_mass"]["value"] == pytest.approx(rho**2 * variance_left, abs=0.02)
@@ -42,7 +47,7 @@ def test_the_partial_correlation_that_was_put_in_comes_out(rho):
 def test_its_intervals_cover():
     hits = 0
     for seed in range(60):
-        found = fixed_mass(*draw(300, 0.5, seed))["partial_correlation"]
+        found = partial_correlation_at_fixed_mass(*draw(300, 0.5, seed))["partial_correlation"]
         hits += found["lo"] < 0.5 < found["hi"]
     assert hits >= 51  # of 57 expected; fewer than 51 have a chance below 1 %
 
@@ -52,20 +57,20 @@ def test_a_nuisance_of_mass_does_not_look_like_knowledge():
     rng = np.random.default_rng(5)
     steep = 8.0 + 0.9 * (log_mass - 9) + 0.3 * np.sin(2 * log_mass) + 0.05 * rng.normal(size=3000)  # of mass alone, and not the relation's shape
     assert np.corrcoef(true, steep)[0, 1] > 0.7
-    found = fixed_mass(log_mass, true, steep)
-    assert found["partial_correlation"]["lo"] < 0 < found["partial_correlation"]["hi"] and "does not measurably follow" in answer_sentence(found)
+    found = partial_correlation_at_fixed_mass(log_mass, true, steep)
+    assert found["partial_correlation"]["lo"] < 0 < found["partial_correlation"]["hi"] and "does not measurably follow" in fixed_mass_sentence(found)
 
 
 def test_a_constant_prediction_has_no_correlation_and_no_crash():
     log_mass, true, _ = draw(500, 0)
-    found = fixed_mass(log_mass, true, np.full(500, 8.9))
-    assert np.isnan(found["partial_correlation"]["value"]) and "does not measurably follow" in answer_sentence(found)
+    found = partial_correlation_at_fixed_mass(log_mass, true, np.full(500, 8.9))
+    assert np.isnan(found["partial_correlation"]["value"]) and "does not measurably follow" in fixed_mass_sentence(found)
 
 
 def test_regression_to_the_mean_narrows_the_predicted_relation():
     log_mass, true, pred = draw(3000, 0.5)
     for relation in ("tremonti04", "running_median"):
-        observed, predicted = (scatter(log_mass, z)[relation]["all"]["rmse"] for z in (true, pred))
+        observed, predicted = (relation_scatter(log_mass, z)[relation]["all"]["rmse"] for z in (true, pred))
         assert predicted["hi"] < 0.6 * observed["lo"]
         assert predicted["value"] / observed["value"] == pytest.approx(0.5, abs=0.03)
 
@@ -74,8 +79,8 @@ def test_regression_to_the_mean_narrows_the_predicted_relation():
 def test_figures_with_few_galaxies_and_with_many(n, tmp_path):
     log_mass, true, pred = draw(n, 0.6)
     log_mass[:2] = 7.9, 12.1  # where the polynomial has no value
-    found = fixed_mass(log_mass, true, pred)
-    figures = (mzr_figure(log_mass, true, pred, "mock sky"), scatter_figure(scatter(log_mass, true), scatter(log_mass, pred), "mock sky"),
+    found = partial_correlation_at_fixed_mass(log_mass, true, pred)
+    figures = (mzr_figure(log_mass, true, pred, "mock sky"), scatter_figure(relation_scatter(log_mass, true), relation_scatter(log_mass, pred), "mock sky"),
                fixed_mass_figure(log_mass, true, pred, found, "mock sky"))
     for figure in figures:
         figure.savefig(tmp_path / "figure.png", dpi=40)
@@ -107,8 +112,8 @@ def test_what_a_run_gets(mock_run, mock_survey):
 
 def test_missing_masses_are_left_out_and_counted(mock_run):
     table = pd.read_parquet(mock_run.path / "predictions.parquet")
-    table.loc[table.index[:4], MASS] = [MISSING, -1.0, 0.0, np.nan]
-    found = relation_of(table)
+    table.loc[table.index[:4], MASS_COLUMN] = [MISSING, -1.0, 0.0, np.nan]
+    found = measure_relation(table)
     assert found["without_mass"] == 4 and found["n"] == len(table) - 4
 
 

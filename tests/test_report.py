@@ -13,9 +13,10 @@ import pytest
 
 from galaxy_cnn.evaluate import evaluate
 from galaxy_cnn.mzr import mzr
-from galaxy_cnn.report import FIGURE_BYTES, MAX_ROWS, report
-from galaxy_cnn.survey import InputError, read_json, write_json
-from galaxy_cnn.train import read_run, train
+from galaxy_cnn.report import FIGURE_BYTES, MAX_TABLE_ROWS, report
+from galaxy_cnn.files import InputError, read_json, write_json
+from galaxy_cnn.run import read_run
+from galaxy_cnn.train import train
 
 CHROMIUM = os.environ.get("GALAXY_CNN_BROWSER") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -194,12 +195,12 @@ def test_the_page_stays_small(run):
 
 
 def test_a_cut_table_says_so_and_keeps_the_galleries(run):
-    change_table(run, lambda t: grown(t, MAX_ROWS + 5000))
+    change_table(run, lambda t: grown(t, MAX_TABLE_ROWS + 5000))
     text = report(run).read_text()
     page = Page(text)
-    assert f"The table holds {MAX_ROWS:,} of {MAX_ROWS + 5000:,} galaxies" in text
+    assert f"The table holds {MAX_TABLE_ROWS:,} of {MAX_TABLE_ROWS + 5000:,} galaxies" in text
     ids = page.galaxies["objID"]
-    assert len(ids) == len(set(ids)) == MAX_ROWS
+    assert len(ids) == len(set(ids)) == MAX_TABLE_ROWS
     table = pd.read_parquet(run.path / "predictions.parquet")
     off = (table["metallicity_pred"] - table["oh_p50"]).abs().to_numpy()
     shown = [ids[int(a["data-row"])] for a in page.all("button") if "data-row" in a]

@@ -13,10 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from galaxy_cnn import train as chapter
-from galaxy_cnn.data import read_images
-from galaxy_cnn.survey import MISSING, Incomplete, InputError, Survey, read_json, read_survey, write_json, write_survey
-from galaxy_cnn.train import ScaledRMSE, create_model, head_of, predict_array, pretrain, read_run, train, warm_start
+from galaxy_cnn import train as train_module
+from galaxy_cnn.learner import BF16_FLAGS, cpu_flags
+from galaxy_cnn.run import CHECKPOINT_FILE
+from galaxy_cnn.images import read_images
+from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
+from galaxy_cnn.survey import MISSING, Survey, read_survey, write_survey
+from galaxy_cnn.models import ScaledRMSE, create_model, head_layer
+from galaxy_cnn.pretrain import pretrain
+from galaxy_cnn.run import predict_array, read_run
+from galaxy_cnn.train import train, warm_start
 
 SMALL = dict(arch="xresnet_tiny", epochs=5, bs=16, precision="fp32", device="cpu", quiet=True)
 
@@ -34,7 +40,7 @@ def run(mock_survey, tmp_path_factory):
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
     "The least that a run can be interrupted on"
-    from galaxy_cnn.mock import make_mock
+    from galaxy_cnn.mock_images import make_mock
     return make_mock(tmp_path_factory.mktemp("sky") / "few", n=96, seed=2, workers=1)
 
 
@@ -66,7 +72,7 @@ def test_one_target_may_come_without_its_second_axis():
 
 def test_sigma_has_no_say_in_what_the_network_looks_for():
     model = create_model("xresnet_tiny", 2, sigma=True)
-    for p in head_of(model).parameters(): torch.nn.init.normal_(p)
+    for p in head_layer(model).parameters(): torch.nn.init.normal_(p)
     out = model(torch.randn(4, 3, 112, 112))
     trunk = [p for n, p in model.named_parameters() if "log_sigma" not in n]
     assert not any(g is not None and g.any() for g in torch.autograd.grad(out[:, 2:].sum(), trunk, allow_unused=True, retain_graph=True))
@@ -78,7 +84,7 @@ def test_sigma_has_no_say_in_what_the_network_looks_for():
 CHILD = textwrap.dedent("""
     import os, signal, sys
     import torch
-    from galaxy_cnn import train as chapter
+    from galaxy_cnn import learner, train
     torch.set_num_threads(2)
     survey, out, options, where, count = sys.argv[1], sys.argv[2], eval(sys.argv[3]), sys.argv[4], int(sys.argv[5])
     calls = 0
@@ -95,11 +101,11 @@ CHILD = textwrap.dedent("""
             return result
         return wrapper
 
-    if where == "write": chapter.save_file = counted(chapter.save_file)  # half of a checkpoint is on disk
-    if where == "step": chapter.History.after_batch = counted(chapter.History.after_batch)
-    if where == "history": chapter.write_history = counted(chapter.write_history, before=True)  # checkpoint written, history.csv not
-    if where == "card": chapter.write_card = counted(chapter.write_card, before=True)
-    chapter.train(survey, out, **options)
+    if where == "write": train.save_file = counted(train.save_file)  # half of a checkpoint is on disk
+    if where == "step": learner.EpochHistory.after_batch = counted(learner.EpochHistory.after_batch)
+    if where == "history": train.write_history = counted(train.write_history, before=True)  # checkpoint written, history.csv not
+    if where == "card": train.write_card = counted(train.write_card, before=True)
+    train.train(survey, out, **options)
 """)
 
 
@@ -124,13 +130,13 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(few, tmp_pat
 def test_ctrl_c_says_how_to_go_on_and_the_tutorials_loader_resumes_exactly(few, tmp_path, monkeypatch, capsys):
     options = dict(arch="xresnet9", size=32, epochs=3, bs=8, split_by="random", precision="fp32", device="cpu", quiet=True)
     whole = train(few, tmp_path / "whole", **options)
-    write = chapter.write_history
+    write = train_module.write_history
     def interrupted(out, rows):
         write(out, rows)
         if len(rows) == 2: raise KeyboardInterrupt
-    monkeypatch.setattr(chapter, "write_history", interrupted)
+    monkeypatch.setattr(train_module, "write_history", interrupted)
     with pytest.raises(Incomplete, match="same command with --resume"): train(few, tmp_path / "stopped", **options)
-    monkeypatch.setattr(chapter, "write_history", write)
+    monkeypatch.setattr(train_module, "write_history", write)
     with pytest.raises(InputError, match="unfinished Run: go on with --resume"): train(few, tmp_path / "stopped", **options)
     with pytest.raises(InputError, match="lr was 0.01, now 0.02"): train(few, tmp_path / "stopped", resume=True, lr=0.02, **options)
     other = Survey(few.path, few.catalog.assign(oh_p50=few.catalog["oh_p50"] + 0.1), few.info)
@@ -143,9 +149,9 @@ def test_ctrl_c_says_how_to_go_on_and_the_tutorials_loader_resumes_exactly(few, 
 
 
 def test_a_damaged_checkpoint_is_named(mock_survey, tmp_path, monkeypatch):
-    monkeypatch.setattr(chapter, "write_card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(train_module, "write_card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(Incomplete): train(mock_survey, tmp_path / "run", **SMALL | dict(epochs=1))
-    (tmp_path / "run" / chapter.CHECKPOINT).write_bytes(b"nothing")
+    (tmp_path / "run" / CHECKPOINT_FILE).write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a checkpoint that can be continued"): train(mock_survey, tmp_path / "run", resume=True, **SMALL | dict(epochs=1))
 
 
@@ -179,10 +185,10 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_what_was_there(mock_
     monkeypatch.setattr(ScaledRMSE, "forward", lambda self, pred, y: forward(self, pred, y) * (float("nan") if len(calls) > 18 else 1) + 0 * (calls.append(1) or 0))
     with pytest.raises(Incomplete, match="^The loss is nan in epoch [12] .*lower learning rate.* The epochs completed are kept"):
         train(mock_survey, tmp_path / "run", **SMALL)
-    assert (tmp_path / "run" / chapter.CHECKPOINT).is_file()
+    assert (tmp_path / "run" / CHECKPOINT_FILE).is_file()
 
 
-@pytest.mark.skipif(not chapter.cpu_flags() & chapter.BF16_FLAGS, reason="this CPU has no bfloat16 in hardware")
+@pytest.mark.skipif(not cpu_flags() & BF16_FLAGS, reason="this CPU has no bfloat16 in hardware")
 def test_bf16_is_recorded_and_agrees_with_fp32(mock_survey, run, tmp_path):
     half = train(mock_survey, tmp_path / "half", **SMALL | dict(precision="auto"))
     assert half.card["precision"] == "bf16" and run.card["precision"] == "fp32"
@@ -337,7 +343,7 @@ def test_what_a_killed_run_of_few_galaxies_ends_with(few, tmp_path, monkeypatch)
     options = dict(epochs=2, precision="fp32", device="cpu", split_by="random", quiet=True)
     whole = train(few, tmp_path / "whole", **options)
     with monkeypatch.context() as m:
-        m.setattr(chapter, "save_arrays", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        m.setattr(train_module, "save_arrays", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(Incomplete, match="--resume"): train(few, tmp_path / "stopped", **options)
     resumed = train(few, tmp_path / "stopped", resume=True, **options)
     assert largest_difference(whole.path, resumed.path) == 0 and resumed.card["gp"] == whole.card["gp"]
@@ -348,7 +354,7 @@ def test_pretraining_reads_many_quantities_and_its_head_is_taken_over(mock_surve
     assert len(start.targets) == 12 and start.card["survey"]["path"] == mock_survey.name
     model = create_model("xresnet_tiny", 2, sigma=True)
     warm_start(model, start, 0, ("log_sfr", "metallicity"))
-    ours, theirs = head_of(model).mean.weight, head_of(start.networks[0]).mean.weight
+    ours, theirs = head_layer(model).mean.weight, head_layer(start.networks[0]).mean.weight
     assert torch.equal(ours[1], theirs[start.targets.index("oh_true")]) and not ours[0].any()
     bare = Survey(mock_survey.path, mock_survey.catalog[["objID", "oh_p50"]], mock_survey.info)
     with pytest.raises(InputError, match="two are the least"): pretrain(tmp_path / "none", bare)
@@ -364,7 +370,7 @@ def test_real_galaxies_teach_the_small_network_something(real, tmp_path):
 
 
 def test_what_does_not_fit_into_memory_is_read_file_by_file_and_train_says_so(mock_survey, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("galaxy_cnn.data.free_memory", lambda device="cpu": 10**6)
+    monkeypatch.setattr("galaxy_cnn.loaders.free_memory", lambda device="cpu": 10**6)
     made = train(mock_survey, tmp_path / "run", **{**SMALL, "epochs": 1, "quiet": False}, init=None)
     assert "do not fit into the memory that is free" in capsys.readouterr().out and made.history()["epoch"].tolist() == [0]
     few = train(mock_survey, tmp_path / "few", epochs=1, folds=2, precision="fp32", quiet=True)  # a Gaussian process reads the files too
@@ -372,7 +378,7 @@ def test_what_does_not_fit_into_memory_is_read_file_by_file_and_train_says_so(mo
 
 
 def test_a_packed_survey_trains_to_the_same_weights(mock_survey, tmp_path):
-    from galaxy_cnn.data import pack
+    from galaxy_cnn.survey import pack
     shutil.copytree(mock_survey.path, tmp_path / "sky")
     plain = train(tmp_path / "sky", tmp_path / "plain", init=None, **SMALL)
     pack(tmp_path / "sky")

@@ -8,11 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from galaxy_cnn.data import read_images
+from galaxy_cnn.images import read_images
 from galaxy_cnn.features import measure_images
-from galaxy_cnn.survey import InputError, read_survey
-from galaxy_cnn.uncertainty import (FALSE_FLAGS, LEVELS, LOOKS, Calibration, Detector, compare, conformal_quantile, coverage, coverage_by, distance,
-                                   fit_calibration, look, look_files, pit, raw_statistics, sharpness, split_sigma, total_sigma)
+from galaxy_cnn.files import InputError
+from galaxy_cnn.survey import read_survey
+from galaxy_cnn.metrics import conformal_quantile, coverage, coverage_by, sharpness
+from galaxy_cnn.ood import (
+    FALSE_FLAGS, OOD_FEATURES, OODDetector, fit_whitening, reference_distance, ood_features,
+    ood_features_of_files, raw_statistics,
+)
+from galaxy_cnn.uncertainty import INTERVAL_LEVELS, Calibration, fit_calibration, pit, split_sigma, total_sigma
 
 SHAPES = {"normal": lambda rng, n: rng.normal(size=n), "heavy": lambda rng, n: rng.standard_t(2, n), "skewed": lambda rng, n: rng.exponential(size=n) - 0.5,
           "two peaks": lambda rng, n: rng.choice([-1, 1], n) + 0.1 * rng.normal(size=n), "rounded": lambda rng, n: np.round(rng.normal(size=n), 1)}
@@ -29,7 +34,7 @@ def residuals(n, seed, shape="normal", raw=0.6):
 @pytest.mark.parametrize("with_sigma", [True, False], ids=["raw sigma", "no sigma"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_coverage_holds_on_average_whatever_the_shape_and_however_few(shape, with_sigma):
-    found = {level: [] for level in LEVELS}
+    found = {level: [] for level in INTERVAL_LEVELS}
     for seed in range(20):
         true, pred, sigma = residuals(120 + 4000, seed, shape)
         raw = sigma if with_sigma else None
@@ -41,7 +46,7 @@ def test_coverage_holds_on_average_whatever_the_shape_and_however_few(shape, wit
 
 
 @settings(max_examples=50, deadline=None)
-@given(n=st.integers(1, 400), level=st.sampled_from(LEVELS), seed=st.integers(0, 1000))
+@given(n=st.integers(1, 400), level=st.sampled_from(INTERVAL_LEVELS), seed=st.integers(0, 1000))
 def test_the_conformal_quantile_is_exact_under_exchange(n, level, seed):
     values = np.random.default_rng(seed).permutation(n + 1).astype(float)
     if np.ceil((n + 1) * level) > n:
@@ -57,7 +62,7 @@ def test_many_galaxies_make_every_bin_honest():
     ends = fit_calibration(true, pred, sigma).intervals(*new[1:])
     for by in (new[1], new[2]):
         table = coverage_by(by, new[0], ends)
-        assert len(table) == 10 and table[[f"pass_{100 * level:.0f}" for level in LEVELS]].to_numpy().mean() > 0.93, table  # the calibration's own error is not in the band
+        assert len(table) == 10 and table[[f"pass_{100 * level:.0f}" for level in INTERVAL_LEVELS]].to_numpy().mean() > 0.93, table  # the calibration's own error is not in the band
     blind = fit_calibration(true, pred).intervals(new[1])
     assert coverage_by(new[1], new[0], blind)["pass_90"].mean() >= 0.9
 
@@ -78,18 +83,18 @@ def test_units_do_not_matter_and_a_raw_sigma_is_worth_its_ranking_only():
 
 def test_as_many_lie_below_an_interval_as_above():
     "Of skewed residuals, whose shortest intervals would leave out hardly any below"
-    below, above = np.zeros((2, len(LEVELS)))
+    below, above = np.zeros((2, len(INTERVAL_LEVELS)))
     for seed in range(10):
         true, pred, sigma = residuals(3000 + 4000, seed, "skewed")
         for i, (lo, hi) in enumerate(fit_calibration(true[:3000], pred[:3000], sigma[:3000]).intervals(pred[3000:], sigma[3000:]).values()):
             below[i], above[i] = below[i] + np.mean(true[3000:] < lo) / 10, above[i] + np.mean(true[3000:] > hi) / 10
-    np.testing.assert_allclose([below, above], np.tile((1 - np.array(LEVELS)) / 2, (2, 1)), atol=0.006)
+    np.testing.assert_allclose([below, above], np.tile((1 - np.array(INTERVAL_LEVELS)) / 2, (2, 1)), atol=0.006)
 
 
 def test_intervals_nest_and_sigma_holds_68_percent():
     true, pred, sigma = residuals(2000, 4, "skewed")
     calibration, new = fit_calibration(true, pred, sigma), residuals(20_000, 5, "skewed")
-    ends = [calibration.interval(*new[1:], level) for level in LEVELS]
+    ends = [calibration.interval(*new[1:], level) for level in INTERVAL_LEVELS]
     for (lo, hi), (lower, higher) in zip(ends, ends[1:]): assert (lower <= lo).all() and (hi <= higher).all()
     bars = calibration.apply(*new[1:])
     assert abs(np.mean(np.abs(new[0] - new[1]) <= bars["sigma"]) - 0.68) < 0.03
@@ -154,9 +159,9 @@ def test_the_papers_residuals_are_covered(real):
         order = np.random.default_rng(seed).permutation(len(true))
         fit, test = order[:len(true) // 2], order[len(true) // 2:]
         ends = fit_calibration(true[fit], pred[fit]).intervals(pred[test])
-        off.append([coverage(true[test], *ends[level])["value"] - level for level in LEVELS])
-        worst.append(coverage_by(pred[test], true[test], ends)[[f"pass_{100 * level:.0f}" for level in LEVELS]].to_numpy().mean())
-        if not seed: widths = {level: sharpness(true[test], pred[test], *ends[level], level) for level in LEVELS}
+        off.append([coverage(true[test], *ends[level])["value"] - level for level in INTERVAL_LEVELS])
+        worst.append(coverage_by(pred[test], true[test], ends)[[f"pass_{100 * level:.0f}" for level in INTERVAL_LEVELS]].to_numpy().mean())
+        if not seed: widths = {level: sharpness(true[test], pred[test], *ends[level], level) for level in INTERVAL_LEVELS}
     assert np.abs(np.mean(off, 0)).max() < 0.01 and np.abs(off).max() < 0.025
     assert np.mean(worst) > 0.93
     assert widths[0.90]["width_ratio"] < 0.97 and widths[0.95]["width_ratio"] < 0.95 and all(w["score_ratio"] < 0.98 for w in widths.values())
@@ -169,7 +174,7 @@ def galaxies(mock_survey): return read_images(mock_survey.image_files)
 
 
 @pytest.fixture(scope="module")
-def looks(galaxies): return look(galaxies)
+def looks(galaxies): return ood_features(galaxies)
 
 
 def strangers():
@@ -181,32 +186,32 @@ def strangers():
 
 
 def test_what_is_no_galaxy_is_flagged_and_galaxies_are_not(galaxies, looks):
-    detector, odd = Detector.fit(looks[:160]), strangers()
+    detector, odd = OODDetector.fit(looks[:160]), strangers()
     assert dict(zip(odd, detector.flag(np.stack(list(odd.values()))))) == dict.fromkeys(odd, True)
     assert detector.flag(galaxies[160:]).sum() <= 7  # expected 1.6 of 80, and the threshold's own error
     assert detector.flag(looks[:160]).mean() <= FALSE_FLAGS
 
 
 def test_turned_and_shrunk_galaxies_are_still_galaxies(galaxies, looks):
-    detector = Detector.fit(looks)
+    detector = OODDetector.fit(looks)
     usual = detector.score(looks[:40])
     for turned in (galaxies[:40, ::-1], np.rot90(galaxies[:40], 1, (1, 2))): np.testing.assert_allclose(np.median(detector.score(turned) / usual), 1, atol=0.5)
     assert detector.flag(np.rot90(galaxies[:40], 1, (1, 2))).mean() < 0.15
 
 
 def test_a_detector_is_plain_arrays_and_comes_back(looks, tmp_path):
-    detector = Detector.fit(looks, seed=3)
+    detector = OODDetector.fit(looks, seed=3)
     np.savez(tmp_path / "detector.npz", **detector.arrays(), other=np.zeros(3))
-    with np.load(tmp_path / "detector.npz", allow_pickle=False) as arrays: again = Detector.from_arrays(dict(arrays))
+    with np.load(tmp_path / "detector.npz", allow_pickle=False) as arrays: again = OODDetector.from_arrays(dict(arrays))
     np.testing.assert_array_equal(again.score(looks), detector.score(looks))
-    np.testing.assert_array_equal(Detector.fit(looks, seed=3).known, detector.known)
-    with pytest.raises(InputError, match="lacks names, median"): Detector.from_arrays({})
+    np.testing.assert_array_equal(OODDetector.fit(looks, seed=3).known, detector.known)
+    with pytest.raises(InputError, match="lacks names, median"): OODDetector.from_arrays({})
 
 
 def test_only_a_part_of_many_galaxies_is_kept(looks):
     rng = np.random.default_rng(0)
-    many = pd.concat([looks] * 30, ignore_index=True) + rng.normal(0, 0.3, (30 * len(looks), len(LOOKS))) * looks.std().to_numpy()
-    detector = Detector.fit(many)
+    many = pd.concat([looks] * 30, ignore_index=True) + rng.normal(0, 0.3, (30 * len(looks), len(OOD_FEATURES))) * looks.std().to_numpy()
+    detector = OODDetector.fit(many)
     assert len(detector.known) == 3000 and sum(a.nbytes for a in detector.arrays().values()) < 2**20
 
 
@@ -230,36 +235,36 @@ def test_raw_statistics_agree_with_masks(size):
 
 
 def test_looks_do_not_depend_on_threads_nor_on_who_measured(galaxies, looks):
-    np.testing.assert_allclose(look(galaxies, workers=3), looks, atol=1e-3)
-    np.testing.assert_allclose(look(galaxies, measure_images(galaxies)), looks, atol=1e-3)
+    np.testing.assert_allclose(ood_features(galaxies, workers=3), looks, atol=1e-3)
+    np.testing.assert_allclose(ood_features(galaxies, measure_images(galaxies)), looks, atol=1e-3)
 
 
 def test_the_distance_is_that_to_the_nearest():
     rng = np.random.default_rng(0)
-    median, width, turn, known = compare(rng.normal(3, 2, (400, 6)))
+    median, width, turn, known = fit_whitening(rng.normal(3, 2, (400, 6)))
     values = rng.normal(3, 3, (250, 6))
     expected = np.sort(cdist((values - median) / width @ turn, known), axis=1)[:, :5].mean(1)
     values[7, 2], values[9, 0] = np.nan, np.inf
-    found = distance(values, median, width, turn, known.astype("float32"))
+    found = reference_distance(values, median, width, turn, known.astype("float32"))
     assert np.isinf(found[[7, 9]]).all() and np.isfinite(np.delete(found, [7, 9])).all()
     np.testing.assert_allclose(np.delete(found, [7, 9]), np.delete(expected, [7, 9]), rtol=1e-5)
-    assert np.isclose(distance(known[:1], 0, 1, np.eye(6), np.repeat(known[:1], 5, 0))[0], 0, atol=1e-2)  # a galaxy is at no distance from itself
+    assert np.isclose(reference_distance(known[:1], 0, 1, np.eye(6), np.repeat(known[:1], 5, 0))[0], 0, atol=1e-2)  # a galaxy is at no distance from itself
 
 
 def test_images_of_any_shape_have_looks_or_are_flagged(looks, galaxies):
-    detector = Detector.fit(looks)
+    detector = OODDetector.fit(looks)
     for shape in ((64, 64), (120, 120), (128, 300), (301, 200)):
-        assert np.isfinite(look(np.full((1, *shape, 3), 90, np.uint8)).to_numpy()).all()
+        assert np.isfinite(ood_features(np.full((1, *shape, 3), 90, np.uint8)).to_numpy()).all()
     assert detector.flag(galaxies[:2, :20, :30]).all() and detector.flag(galaxies[:0]).shape == (0,)
     with pytest.raises(InputError, match="uint8"): detector.score(galaxies[:2] / 255)
-    with pytest.raises(InputError, match="99 galaxies"): Detector.fit(looks[:99])
-    with pytest.raises(InputError, match="too small to look at"): Detector.fit(pd.concat([looks, looks[:1] * np.nan]))
+    with pytest.raises(InputError, match="99 galaxies"): OODDetector.fit(looks[:99])
+    with pytest.raises(InputError, match="too small to look at"): OODDetector.fit(pd.concat([looks, looks[:1] * np.nan]))
 
 
 def test_the_real_galaxies_are_flagged_as_often_as_promised(real):
-    table = look_files(read_survey(real / "sdss_sample").image_files)
+    table = ood_features_of_files(read_survey(real / "sdss_sample").image_files)
     fold = np.random.default_rng(0).permutation(400) % 5
-    flagged = np.concatenate([Detector.fit(table[fold != k]).flag(table[fold == k]) for k in range(5)])
+    flagged = np.concatenate([OODDetector.fit(table[fold != k]).flag(table[fold == k]) for k in range(5)])
     assert abs(flagged.mean() - FALSE_FLAGS) < 3 * np.sqrt(FALSE_FLAGS * (1 - FALSE_FLAGS) / 400)
-    detector, odd = Detector.fit(table), strangers()
+    detector, odd = OODDetector.fit(table), strangers()
     assert detector.flag(np.stack(list(odd.values()))).all()
