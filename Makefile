@@ -4,13 +4,19 @@ BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 DEMO ?= runs/demo
 export MPLBACKEND := Agg
+# read when torch is loaded: threads that wait leave the core to others instead of spinning on it
+export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test notebooks pytest sync kernels wheel clean
+.PHONY: demo test lint notebooks pytest sync kernels wheel clean
 
 demo: .venv/user
 	$(BIN)/galaxy-cnn demo --out $(DEMO)
 
-test: notebooks pytest sync
+test: lint notebooks pytest sync
+
+# unused names, order of imports, 120 columns
+lint: .venv/dev
+	$(BIN)/ruff check
 
 # one thread in each of as many workers as there are cores
 notebooks: .venv/dev

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from skies import make_sky
 
 from galaxy_cnn.download import Record, fetch_catalog, get_parts, keep_best, set_settings
-from galaxy_cnn.mock_catalog import draw_catalog
 from galaxy_cnn.local_server import serve
+from galaxy_cnn.mock_catalog import draw_catalog
 from galaxy_cnn.skyserver import Client, RequestPolicy
 from galaxy_cnn.survey import COLUMNS
 

@@ -53,8 +53,8 @@ def name_of(what, file): return file.stem if what == "cutout" else f"catalog_par
 
 def one_round(out, sky, url, log, rng):
     "Corrupt, verify, repair, verify: one line of the result"
-    from galaxy_cnn.verify import Verification, verify
     from galaxy_cnn.files import InputError
+    from galaxy_cnn.verify import Verification, verify
     chosen = targets(out, rng)
     kinds = [corrupt(file, rng) for _, file in chosen]
     findings = verify(out, progress=False).findings
@@ -74,8 +74,8 @@ def one_round(out, sky, url, log, rng):
 def unhealable(folder, sky, url):
     "What repair says of things that no server can give back"
     from galaxy_cnn.download import download
-    from galaxy_cnn.verify import verify
     from galaxy_cnn.files import InputError
+    from galaxy_cnn.verify import verify
     own, said = folder / "own", {}
     download(own, base_url=url, catalog=sky.catalog.head(20), progress=False)
     part = own / "catalog_parts" / "00000.parquet"

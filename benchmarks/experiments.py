@@ -1,4 +1,4 @@
-"""The whole suite of chapter 10 on a mock sky and on 400 real galaxies: results/experiments_*.json, their figures and the table beside the paper.
+"""The whole suite of chapter 37 on a mock sky and on 400 real galaxies: results/experiments_*.json, their figures and the table beside the paper.
 
     GALAXY_CNN_REAL=FOLDER python benchmarks/experiments.py [--sky mock real] [--survey data/experiments] [--n 5000] [--folder runs/experiments] [--workers N]
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from galaxy_cnn.metrics import bootstrap, nmad, rmse
 from galaxy_cnn.experiments import (
     EXPERIMENTS, check_orderings, experiments, figures_of, format_experiments, orderings, reproduction_table,
 )
-from galaxy_cnn.studies import neighbour_correlation
 from galaxy_cnn.features import measure
-from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.files import atomic_path, read_json, write_json
+from galaxy_cnn.metrics import bootstrap, nmad, rmse
+from galaxy_cnn.mock_images import make_mock
+from galaxy_cnn.studies import neighbour_correlation
 from galaxy_cnn.survey import read_survey
 
 PAPER_SIZES = (128, 64, 32, 16)  # [px] of the predictions in the authors' repository

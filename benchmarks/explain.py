@@ -2,7 +2,7 @@
 
     GALAXY_CNN_REAL=FOLDER python benchmarks/explain.py [--sky mock real] [--n 200] [--mock 2500] [--work FOLDER] [--out results]
 
-For each sky: `galaxy-cnn train` with no option, then chapter 11 on galaxies that each network has not seen. FOLDER of GALAXY_CNN_REAL holds sdss_sample/; without
+For each sky: `galaxy-cnn train` with no option, then chapter 39 on galaxies that each network has not seen. FOLDER of GALAXY_CNN_REAL holds sdss_sample/; without
 it there is the mock only. Surveys and Runs lie in a temporary folder; with --work they are kept there and found by the next call, beside all figures.
 The real galaxies stay out of the repository: of their figures, those that show no galaxy go to --out, the others to --work.
 """
@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 
 from galaxy_cnn.explain import explanation, format_explain, make_context
-from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.files import atomic_path, write_json
-from galaxy_cnn.survey import read_survey
+from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.run import CARD_FILE, read_run
+from galaxy_cnn.survey import read_survey
 from galaxy_cnn.train import train
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"

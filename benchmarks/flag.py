@@ -22,12 +22,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import binomtest
 from sklearn.datasets import load_sample_images
 
-from galaxy_cnn.images import read_images
 from galaxy_cnn.features import measure_images
-from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.files import atomic_path, write_json
-from galaxy_cnn.survey import read_survey
+from galaxy_cnn.images import read_images
+from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.ood import FALSE_FLAGS, OOD_FEATURES, OODDetector, ood_features, raw_statistics
+from galaxy_cnn.survey import read_survey
 
 RESULTS = Path(__file__).parent.parent / "results"
 SIZE = 128  # [px]

@@ -37,22 +37,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from galaxy_cnn.loaders import load_cutouts, make_dls, in_memory_dls
-from galaxy_cnn.splits import assign_split
-from galaxy_cnn.survey import pack
-from galaxy_cnn.metrics import bootstrap, rmse
-from galaxy_cnn.run import answer_survey
-from galaxy_cnn.train import calibrate
-from galaxy_cnn.uncertainty import CALIBRATION, DETECTOR
-from galaxy_cnn.predict import predict
 from galaxy_cnn.files import versions, write_json
-from galaxy_cnn.survey import read_survey, write_survey
 from galaxy_cnn.learner import (
-    TUTORIAL, EpochSeed, EpochHistory, choose_device, choose_precision, make_learner, seed_all, target_scale,
+    TUTORIAL, EpochHistory, EpochSeed, choose_device, choose_precision, make_learner, seed_all, target_scale,
 )
-from galaxy_cnn.models import FaithfulLoss, network_input, create_model, forward
-from galaxy_cnn.run import predict_images, read_run
-from galaxy_cnn.train import train
+from galaxy_cnn.loaders import in_memory_dls, load_cutouts, make_dls
+from galaxy_cnn.metrics import bootstrap, rmse
+from galaxy_cnn.models import FaithfulLoss, create_model, forward, network_input
+from galaxy_cnn.predict import predict
+from galaxy_cnn.run import answer_survey, predict_images, read_run
+from galaxy_cnn.splits import assign_split
+from galaxy_cnn.survey import pack, read_survey, write_survey
+from galaxy_cnn.train import calibrate, train
+from galaxy_cnn.uncertainty import CALIBRATION, DETECTOR
 
 TARGETS = ("metallicity",)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
@@ -467,7 +464,7 @@ def stock_learner(bench, dls, survey, split, arch):
 
 
 def stock_dls(bench, name, split, bs, workers):
-    "The DataBlock of chapter 04: each JPEG is read, cropped and collated on the CPU, in every epoch"
+    "The DataBlock of chapter 23: each JPEG is read, cropped and collated on the CPU, in every epoch"
     return make_dls(bench.made[name], split, TARGETS, bs, bench.sizes.px, statistics_of(bench), workers=workers, device=torch.device(bench.device))
 
 
@@ -586,7 +583,8 @@ def prediction(bench, out):
     run, held, images, table = run_of(bench), bench.made["held"], held_images(bench), bench.work / "predicted.parquet"
     out["network"] = run.card["arch"]
     for tta, views in ((False, "one view"), (True, "eight views")):
-        found, without = out.setdefault(views, {}), without_errors(run)
+        without_errors(run)
+        found = out.setdefault(views, {})
         found["in memory"] = rates(len(images), bench.seconds(lambda: predict_images(run, images, tta=tta), 3, warm=1))
         found["rmse"] = score(bench, predict_images(run, images[:bench.made["test"]], tta=tta).mean[:, 0])
         found["packed Survey to table"] = rates(len(held), bench.seconds(lambda: predict(run, held.path, table, tta=tta), 2))
@@ -600,7 +598,7 @@ def prediction(bench, out):
 
 def stock_prediction(bench, run):
     "`get_preds` in half precision over the stock loader"
-    s, held, n = bench.sizes, bench.made["held"], bench.sizes.held - bench.sizes.bs[0]
+    s, n = bench.sizes, bench.sizes.held - bench.sizes.bs[0]
     dls = stock_dls(bench, "held", np.where(np.arange(s.held) < n, "valid", "train"), s.bs[0], best_workers(bench))
     learn = Learner(dls, run.networks[0].to(bench.device), loss_func=FaithfulLoss())
     learn.remove_cbs(ProgressCallback)

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
 
-from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.files import versions, write_json
 from galaxy_cnn.learner import OPTIMIZERS
+from galaxy_cnn.mock_images import make_mock
 
 TOLERANCE = 1e-6
 THREADS = 1  # a number that differs between two runs changes the order of sums, and with it the last digits

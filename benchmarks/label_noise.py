@@ -14,15 +14,15 @@ import torch
 from fastai.data.core import DataLoaders
 from torch import nn
 
+from galaxy_cnn.files import write_json
 from galaxy_cnn.images import read_images
+from galaxy_cnn.learner import RECIPES, EpochSeed, choose_precision, make_learner, seed_all
 from galaxy_cnn.loaders import CutoutDataset, InMemoryLoader, image_statistics
-from galaxy_cnn.splits import assign_split
 from galaxy_cnn.metrics import bootstrap, rmse
 from galaxy_cnn.mock_images import make_mock
-from galaxy_cnn.files import write_json
-from galaxy_cnn.learner import RECIPES, EpochSeed, choose_precision, make_learner, seed_all
-from galaxy_cnn.models import network_input, create_model, forward
+from galaxy_cnn.models import create_model, forward, network_input
 from galaxy_cnn.run import map_slices
+from galaxy_cnn.splits import assign_split
 
 SCATTER = 0.08  # dex
 

@@ -12,16 +12,14 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
-from galaxy_cnn.figures import AXIS_LABELS, new_figure, panel_titles, save_figures
-from galaxy_cnn.metrics import bootstrap, rmse
-from galaxy_cnn.run import answer_files
-from galaxy_cnn.train import errors_of
-from galaxy_cnn.mock_images import make_mock
+from galaxy_cnn.figures import (
+    AXIS_LABELS, new_figure, panel_titles, plot_coverage_by, plot_pit, plot_reliability, save_figures,
+)
 from galaxy_cnn.files import write_json
-from galaxy_cnn.run import read_run
-from galaxy_cnn.train import train
-from galaxy_cnn.figures import plot_coverage_by, plot_pit, plot_reliability
-from galaxy_cnn.metrics import coverage, coverage_by, sharpness
+from galaxy_cnn.metrics import bootstrap, coverage, coverage_by, rmse, sharpness
+from galaxy_cnn.mock_images import make_mock
+from galaxy_cnn.run import answer_files, read_run
+from galaxy_cnn.train import errors_of, train
 from galaxy_cnn.uncertainty import INTERVAL_LEVELS, pit, total_sigma
 
 SEEDS = 11, 12  # of the sky that is trained on, and of the other

@@ -24,9 +24,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.files import read_json, write_json
 from galaxy_cnn.images import decode
+from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.survey import read_survey
 
 APERTURES = (2, 4, 8, 16, 32)   # radii [px]

@@ -1,4 +1,4 @@
-"""Chapter 07 on the predictions that Wu & Boada (2019) published for 20,366 real galaxies: half calibrates, half is scored.
+"""Chapter 22 on the predictions that Wu & Boada (2019) published for 20,366 real galaxies: half calibrates, half is scored.
 
     GALAXY_CNN_REAL=FOLDER python benchmarks/paper_coverage.py [--halves 40]
 
@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from galaxy_cnn.files import atomic_path, write_json
 from galaxy_cnn.figures import plot_coverage_by, plot_pit, plot_reliability
+from galaxy_cnn.files import atomic_path, write_json
 from galaxy_cnn.metrics import BIN_MIN, conformal_quantile, coverage, coverage_by, sharpness
 from galaxy_cnn.uncertainty import INTERVAL_LEVELS, fit_calibration, pit
 

@@ -1,4 +1,4 @@
-"""Chapter 08 on the predictions that Wu & Boada (2019) published for 20,366 real galaxies.
+"""Chapters 06 and 30 on the predictions that Wu & Boada (2019) published for 20,366 real galaxies.
 
     GALAXY_CNN_REAL=FOLDER python benchmarks/paper_predictions.py
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from galaxy_cnn.figures import density_figure
-from galaxy_cnn.metrics import BOOTSTRAP_LEVEL, N_BOOT, paired_difference, rmse, scores
 from galaxy_cnn.files import atomic_path, write_json
+from galaxy_cnn.metrics import BOOTSTRAP_LEVEL, N_BOOT, paired_difference, rmse, scores
 
 RESULTS = Path(__file__).parent.parent / "results"
 SIZES = (128, 64, 32, 16)  # [px]

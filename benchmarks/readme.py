@@ -6,8 +6,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from galaxy_cnn.metrics import with_interval
 from galaxy_cnn.files import read_json, write_json
+from galaxy_cnn.metrics import with_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"mean": "predict the mean", "ridge": "ridge, image features", "random_forest": "random forest, g r i magnitudes",

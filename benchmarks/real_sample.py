@@ -16,17 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from galaxy_cnn.splits import assign_folds
-from galaxy_cnn.figures import MODEL_NAMES, new_figure, density_figure, panel_titles, save_figures
-from galaxy_cnn.metrics import coverage, bootstrap, nmad, paired_difference, rmse, scores
-from galaxy_cnn.run import answer_files, predict_survey
-from galaxy_cnn.train import errors_of
 from galaxy_cnn.baselines import baseline_predictions
 from galaxy_cnn.features import measure
+from galaxy_cnn.figures import MODEL_NAMES, density_figure, new_figure, panel_titles, save_figures
 from galaxy_cnn.files import read_json, write_json
-from galaxy_cnn.survey import read_survey
-from galaxy_cnn.run import read_run
+from galaxy_cnn.metrics import bootstrap, coverage, nmad, paired_difference, rmse, scores
 from galaxy_cnn.ood import ood_features_of_files
+from galaxy_cnn.run import answer_files, predict_survey, read_run
+from galaxy_cnn.splits import assign_folds
+from galaxy_cnn.survey import read_survey
+from galaxy_cnn.train import errors_of
 from galaxy_cnn.uncertainty import INTERVAL_LEVELS, total_sigma
 
 COMMAND, FOLDS, BASELINES = Path(sys.executable).with_name("galaxy-cnn"), 5, ("mean", "ridge", "random_forest_image", "gaussian_process")

@@ -19,12 +19,12 @@ from scipy.stats import t
 sys.path.insert(0, str(Path(__file__).parent))
 from stock import Rmse, fast_dls, learner, stock_dls
 
-from galaxy_cnn.loaders import load_cutouts
-from galaxy_cnn.splits import assign_split
-from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.files import write_json
-from galaxy_cnn.survey import read_survey
 from galaxy_cnn.learner import RECIPES, EpochSeed, choose_precision
+from galaxy_cnn.loaders import load_cutouts
+from galaxy_cnn.mock_images import make_mock
+from galaxy_cnn.splits import assign_split
+from galaxy_cnn.survey import read_survey
 
 ARCHS = {"xresnet_tiny": (112, 20), "xresnet18": (64, 7)}  # [px], epochs
 

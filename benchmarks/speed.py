@@ -24,16 +24,16 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from stock import Rmse, fast_dls, learner, stock_dls
 
-from galaxy_cnn.loaders import CutoutDataset, InMemoryLoader, image_statistics, load_cutouts
-from galaxy_cnn.survey import pack
 from galaxy_cnn.figures import new_figure
-from galaxy_cnn.mock_images import make_mock
-from galaxy_cnn.predict import predict
 from galaxy_cnn.files import read_json, versions, write_json
 from galaxy_cnn.images import decode
 from galaxy_cnn.learner import RECIPES, Bfloat16, EpochSeed, choose_precision, cpu_flags
+from galaxy_cnn.loaders import CutoutDataset, InMemoryLoader, image_statistics, load_cutouts
+from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.models import torch_threads
+from galaxy_cnn.predict import predict
 from galaxy_cnn.run import read_run
+from galaxy_cnn.survey import pack
 from galaxy_cnn.train import train
 
 N, SEED, CORES = 2560, 51, len(os.sched_getaffinity(0))

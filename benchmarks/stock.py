@@ -4,8 +4,8 @@ from dataclasses import replace
 from fastai.callback.core import Callback
 from fastai.optimizer import Adam, ranger
 
-from galaxy_cnn.loaders import make_dls, in_memory_dls
 from galaxy_cnn.learner import RECIPES, make_learner, seed_all, target_scale
+from galaxy_cnn.loaders import in_memory_dls, make_dls
 from galaxy_cnn.models import create_model
 
 FASTAI = {"adam": Adam, "ranger": ranger}

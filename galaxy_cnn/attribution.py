@@ -29,7 +29,8 @@ from .files import InputError
 from .images import crop_pad, read_images
 from .metrics import BOOTSTRAP_LEVEL, N_BOOT, bootstrap, spearman
 from .models import RandomView, TINY_POOLED, TINY_VIEW
-from .run import Run, held_out_mask
+from .run import Run
+from .splits import Split
 
 # %% ../nbs/38_attribution.ipynb #72df6a68
 def network_of_galaxy(
@@ -58,7 +59,7 @@ def read_sample(
     rows,  # rows of the survey
 ) -> _Sample:
     "Read the cutouts of some galaxies"
-    return _Sample(read_images(np.array(survey.image_files)[rows]), survey.target(target)[rows], network_of_galaxy(split)[rows])
+    return _Sample(read_images(np.array(survey.image_files)[rows]), survey.target(target)[rows], np.maximum(split.network[rows], 0))
 
 # %% ../nbs/38_attribution.ipynb #453f4749
 def candidates(
@@ -68,7 +69,7 @@ def candidates(
     target,  # name
 ) -> np.ndarray:  # rows of the survey
     "Galaxies that score the Run and have a target; `InputError` where there are too few to explain anything"
-    rows = np.flatnonzero(held_out_mask(run, split)[0] & np.isfinite(survey.target(target)))
+    rows = np.flatnonzero(split.held_out & np.isfinite(survey.target(target)))
     if len(rows) < MIN_EXPLAINED:
         raise InputError(f"{run.path} has {len(rows)} held-out galaxies, {MIN_EXPLAINED} are needed to explain it: train with --folds on a Survey this small.")
     return rows

@@ -36,7 +36,8 @@ from .learner import RECIPES, default_epochs, make_learner, seed_all
 from .loaders import in_memory_dls, load_cutouts
 from .metrics import BOOTSTRAP_LEVEL, N_BOOT, bootstrap, spearman, with_interval
 from .models import create_model, head_layer
-from .run import Run, held_out_mask, read_run
+from .run import Run, read_run
+from .splits import Split
 from .survey import MISSING
 
 # %% ../nbs/39_explain.ipynb #5753d056
@@ -330,10 +331,9 @@ def training_split_name(
     split,  # str [n] names, as `run.split_of` gives them
 ) -> np.ndarray:  # str [n]: 'train', 'valid' (what network 0 has not seen and is scored on) or ''
     "The split of network 0 for a further network"
-    split = np.asarray(split, str)
-    seen_by = np.char.startswith(split, "fold") & (split != "fold0") if run.folds else split == "train"
-    unseen = split == "fold0" if run.folds else split == "test"
-    return np.where(seen_by, "train", np.where(unseen, "valid", ""))
+    unseen = split.valid(0) if run.folds else split.held_out
+    seen = split.seen & ~unseen
+    return np.where(seen, "train", np.where(unseen, "valid", ""))
 
 # %% ../nbs/39_explain.ipynb #2adf6e0c
 def _train_classifier(
@@ -429,7 +429,7 @@ class _Context:
     "What every part of an explanation needs"
     run: Run
     survey: object
-    split: np.ndarray  # str [n]
+    split: Split
     target: str
     output: int  # its number
     rows: np.ndarray  # held-out galaxies
@@ -446,14 +446,14 @@ def make_context(run, survey=None, target=None, seed=0, n=_N_EXPLAINED, draws=DR
     target = target or ("metallicity" if "metallicity" in run.targets else run.targets[0])
     if target not in run.targets: raise InputError(f"{run.path} does not predict {target!r}; it predicts {', '.join(run.targets)}.")
     survey = run.survey(getattr(survey, "path", survey))
-    split = run.split_of(survey).to_numpy().astype(str)
-    rows, which = candidates(run, survey, split, target), held_out_mask(run, split)[1]
+    split = run.split_of(survey)
+    rows, which = candidates(run, survey, split, target), split.scored_as
     return _Context(run, survey, split, target, run.targets.index(target), rows, sky_name(survey), which, seed, n, draws)
 
 # %% ../nbs/39_explain.ipynb #62afea7d
 def explain_features(c: _Context) -> tuple:  # numbers, figures, captions
     "Feature space of network 0"
-    rows = choose_examples(c.rows[network_of_galaxy(c.split)[c.rows] == 0], _N_PLANE, c.seed)
+    rows = choose_examples(c.rows[c.split.network[c.rows] <= 0], _N_PLANE, c.seed)
     sample, part = read_sample(c.survey, c.split, c.target, rows), c.survey.select(np.isin(np.arange(len(c.survey)), rows))
     features = penultimate(c.run.networks[0].cpu(), normalize_images(sample.images, c.run.size, c.run.mean_std(0)))
     scores, shares = principal_components(features, sample.true)
@@ -503,7 +503,7 @@ def explain_radius(c: _Context) -> tuple:  # numbers, figures, captions
 # %% ../nbs/39_explain.ipynb #8cb49565
 def _explain_sanity(c: _Context) -> tuple:  # numbers, figures, captions
     "Which maps survive the loss of the weights"
-    rows = choose_examples(c.rows[network_of_galaxy(c.split)[c.rows] == 0], min(CHECKED, c.n), c.seed)
+    rows = choose_examples(c.rows[c.split.network[c.rows] <= 0], min(CHECKED, c.n), c.seed)
     sample, run = read_sample(c.survey, c.split, c.target, rows), c.run
     trained, found = randomization_cascade(run.networks[0].cpu(), sample, run.size, run.mean_std(0), c.output, c.draws, c.seed)
     other = None

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from .files import InputError
 from .images import CUTOUT_SIZE, FIELD_R90, SDSS_PIXEL
-from .mock_catalog import MOCK_VERSION, draw_catalog, draw_label_errors
+from .mock_catalog import MOCK_VERSION, draw_catalog, label_error_rms
 from .survey import Survey, TARGETS, read_survey, write_survey
 
 # %% ../nbs/11_mock_images.ipynb #7b6c5b64
@@ -387,7 +387,7 @@ def make_mock(
     info = {"source": "mock", "mock_version": MOCK_VERSION, "seed": seed, "n": n, "size": size}
     there = _existing(path, info)
     if there: return there
-    noise = {t: round(draw_label_errors(catalog, t), 4) for t in TARGETS}
+    noise = {t: round(label_error_rms(catalog, t), 4) for t in TARGETS}
     info.update(bands="R = i, G = r, B = g", scale="2 petroR90_r / 0.396 / 128 arcsec/px at 128 px: a field of 5.05 petroR90_r", label_noise_dex=noise)
     with _draft(path) as draft:
         (draft / "images").mkdir()

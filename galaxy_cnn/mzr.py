@@ -26,7 +26,8 @@ from galaxy_cnn.figures import (
 from .files import read_json, write_json
 from .literature import RELATION_PERCENTILES, TABLE3_COLUMNS, TREMONTI04_RANGE, tremonti04
 from .metrics import bootstrap, nmad, pearson, rmse, with_interval
-from .run import Run, held_out_mask, read_run
+from .run import Run, read_run
+from .splits import is_held_out
 from .survey import TRUTH, column_of
 
 # %% ../nbs/33_mzr.ipynb #f7746485
@@ -317,7 +318,7 @@ def mzr(
     "The mass-metallicity relation of a Run: 'mzr' in metrics.json, and figures/mzr*"
     run = run if isinstance(run, Run) else read_run(run)
     table, metrics = current_predictions(run, survey)
-    scored = table[held_out_mask(run, table["split"])[0]]
+    scored = table[is_held_out(table["split"])]
     found = {"sky": metrics["sky"], "split": metrics["split"], **measure_relation(scored)}
     write_json(run.path / "metrics.json", {**metrics, "mzr": found})
     sky = "mock sky" if metrics["sky"] == "mock" else metrics["survey"]

@@ -19,9 +19,10 @@ from tqdm import tqdm
 from .files import Incomplete, InputError, atomic_path, read_ahead
 from .images import map_files, try_read_image
 from .ood import ood_features
-from .run import Prediction, error_columns, predict_images, read_run
+from .run import Run, read_run
 from .survey import image_sources, read_survey
-from .train import errors_of
+from .train import fit_error_model
+from .uncertainty import ErrorModel, Prediction
 
 # %% ../nbs/40_predict.ipynb #d47bda12
 _SUFFIXES = (".jpg", ".jpeg", ".fits", ".fit", ".fits.gz")
@@ -112,20 +113,27 @@ def _read_chunk(files, size):
 
 # %% ../nbs/40_predict.ipynb #2fc6a8cc
 def _rows(run, errors, files, images, messages, tta, bs):
-    "Predictions for the readable ones of a few files, and why the others were not"
-    good, tables = [i for i, m in enumerate(messages) if not m], []
+    "Table of the readable ones of a few files; stem, path and reason of the others"
+    good = [i for i, message in enumerate(messages) if not message]
+    tables = [Prediction.empty(len(run.targets)).to_table(run.targets, errors)]
     for shape in dict.fromkeys(images[i].shape for i in good):
         rows = [i for i in good if images[i].shape == shape]
         pixels = np.stack([images[i] for i in rows])
-        found = predict_images(run, pixels, tta=tta, bs=bs)
-        tables.append(error_columns(run, errors, found, _flags(errors.detector, pixels, found.features)).set_index(pd.Index(rows)))
-    values = pd.concat(tables).loc[good].reset_index(drop=True) if tables else error_columns(run, errors, Prediction(*np.zeros((3, 0, len(run.targets)))))
-    return pd.concat([name_columns([files[i] for i in good]), values], axis=1), [(stem_of(f), f, m) for f, m in zip(files, messages) if m]
+        prediction = run.predict(pixels, tta=tta, bs=bs)
+        flag = None
+        if errors.detector: flag = errors.detector.flag(ood_features(pixels, prediction.features, workers=None))
+        tables.append(prediction.to_table(run.targets, errors, flag).set_index(pd.Index(rows)))
+    values = pd.concat(tables[1:]).loc[good].reset_index(drop=True) if good else tables[0]
+    table = pd.concat([name_columns([files[i] for i in good]), values], axis=1)
+    return table, [(stem_of(f), f, m) for f, m in zip(files, messages) if m]
 
-def _flags(detector, pixels, features):
-    "What is unlike the training galaxies, with the features where they are known; None without a detector"
-    if detector is None: return None
-    return detector.flag(ood_features(pixels, features, workers=None))
+# %% ../nbs/40_predict.ipynb #eaadfb57
+def _error_model(run):
+    "Error model of a Run; of an older one that has none, fitted if its Survey can be reached, else empty with a note"
+    errors = ErrorModel.load(run.path)
+    if errors: return errors
+    try: return fit_error_model(run)
+    except (InputError, FileNotFoundError) as e: return ErrorModel({}, None, [f"No error bars and no flag: {e}"])
 
 # %% ../nbs/40_predict.ipynb #554519e8
 def _write_errors(file, errors):
@@ -144,8 +152,9 @@ def predict(
 ) -> dict:  # n: rows written, errors: files that could not be read, notes: what the table could not say
     "Predict for `source`; raises `Incomplete` after the work where some files could not be read"
     out, files = check_output(out), find_images(source)
-    run, n, failures = read_run(run) if isinstance(run, (str, Path)) else run, 0, []
-    errors = errors_of(run)
+    run = run if isinstance(run, Run) else read_run(run)
+    errors = _error_model(run)
+    n, failures = 0, []
     with _table_writer(out) as append, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2) as bar:
         for chunk in read_ahead(lambda start: _read_chunk(files[start:start + 4 * bs], run.size), range(0, len(files), 4 * bs)):
             rows, failed = _rows(run, errors, *chunk, tta, bs)

@@ -35,7 +35,8 @@ from .images import read_image
 from .literature import N_LABELS, N_TESTED, PUBLISHED_SCORES, PUBLISHED_SOURCE
 from .metrics import with_interval
 from .mzr import MASS_COLUMN, MIN_MZR_GALAXIES, current_predictions, fixed_mass_sentence, smooth_relation
-from .run import Run, held_out_mask, read_run
+from .run import Run, read_run
+from .splits import is_held_out
 from .survey import COLUMNS, MISSING, Survey, TARGETS, column_of, columns_in
 
 # %% ../nbs/41_report.ipynb #e181c15f
@@ -420,7 +421,7 @@ def _without_network(
 ) -> tuple:  # values [n] with NaN where nothing is known, and where they are from; None where nothing is known of any
     "What is known of a target without the network: from the mass, else from ridge regression"
     mass = table[MASS_COLUMN].to_numpy("float64") if MASS_COLUMN in table else np.full(len(table), np.nan)
-    known = (mass > 0) & held_out_mask(run, table["split"])[0]
+    known = (mass > 0) & is_held_out(table["split"])
     if known.sum() >= MIN_MZR_GALAXIES and column_of(target) != MASS_COLUMN:
         says = np.full(len(table), np.nan)
         says[known] = smooth_relation(mass[known], observed(table, target)[known])
@@ -1067,7 +1068,7 @@ def report(
     run = run if isinstance(run, Run) else read_run(run)
     table, metrics = current_predictions(run, survey)
     survey, target = _current_survey(run, survey), run.targets[0]
-    held = held_out_mask(run, table["split"])[0]
+    held = is_held_out(table["split"])
     scored, surprising = table[held].reset_index(drop=True), surprise(run, survey, table, target)
     chosen = choose_galleries(scored, target, surprising and (surprising[0][held], surprising[1]))
     rows = table_rows(len(scored), np.concatenate([indices for *_, indices in chosen]))

@@ -1,10 +1,10 @@
-"Splits, loaders and readers: what does not read well in chapter 04"
+"Splits, loaders and readers: what does not read well in chapters 03, 04, 05 and 23"
 import random
 import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from astropy import units as u
@@ -14,18 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from galaxy_cnn.files import InputError
 from galaxy_cnn.images import crop_pad, read_image, read_images, try_read_images
 from galaxy_cnn.loaders import (
-    center_crop_or_pad, crop_each, default_batch_size, galaxy_block, loader_table, image_statistics,
-    load_cutouts, make_dls, pad_size, in_memory_dls, dihedral,
+    center_crop_or_pad, crop_each, default_batch_size, dihedral, galaxy_block, image_statistics, in_memory_dls,
+    load_cutouts, loader_table, make_dls, pad_size,
 )
 from galaxy_cnn.splits import (
     BUFFER, BUFFER_ARCSEC, SPLITS, assign_folds, assign_split, near_edge, ring_around, sky_cell, sky_vectors,
     split_counts, split_for_fold, straddling_pairs,
 )
-from galaxy_cnn.survey import PackedCutouts, image_sources, is_fresh, pack
-from galaxy_cnn.files import InputError
-from galaxy_cnn.survey import Survey, read_survey, write_survey
+from galaxy_cnn.survey import PackedCutouts, Survey, image_sources, is_fresh, pack, read_survey, write_survey
 
 
 def draw_sky(n, seed, ra=(0, 360), sin_dec=(-1, 1)):

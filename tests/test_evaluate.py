@@ -1,4 +1,4 @@
-"""Chapter 08: the yardstick on real predictions, intervals that cover, Runs on the mock and on the real sky, and what can go wrong."""
+"""Chapters 06, 30 and 32: the yardstick on real predictions, intervals that cover, Runs on the mock and on the real sky, and what can go wrong."""
 import json
 import shutil
 
@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from galaxy_cnn.evaluate import evaluate, format_table
 from galaxy_cnn.figures import density_figure, distribution_figure, gallery_figure
+from galaxy_cnn.files import InputError
 from galaxy_cnn.metrics import (
     METRICS, bootstrap, median_bias, nmad, paired_difference, resamples, rmse, scores, with_interval,
 )
-from galaxy_cnn.run import predict_files
-from galaxy_cnn.files import InputError
+from galaxy_cnn.run import predict_array, predict_files, read_run
 from galaxy_cnn.survey import read_survey, write_survey
-from galaxy_cnn.run import predict_array, read_run
 from galaxy_cnn.train import train
 
 # Wu & Boada 2019, their network's predictions for 20,366 test galaxies at several cutout sizes: RMSE, NMAD, median residual [dex]

@@ -1,4 +1,4 @@
-"""Chapter 10: pictures changed as they say, a suite that goes on where it was, correlations and corrections that come out, orderings and tables."""
+"""Chapters 34 to 37: pictures changed as they say, a suite that goes on where it was, correlations and corrections that come out, orderings and tables."""
 import copy
 import math
 import multiprocessing as mp
@@ -15,26 +15,25 @@ import torch
 from galaxy_cnn import experiments as experiments_module
 from galaxy_cnn import lab as lab_module
 from galaxy_cnn import studies
-from galaxy_cnn.images import read_images
-from galaxy_cnn.metrics import bootstrap
 from galaxy_cnn.ablations import (
-    CORNER, ABLATIONS, RESOLUTIONS, SKY_AT, degrade_resolution, mask_radius, radius_map, shuffle_pixels, sky_level,
-    stretch_grayscale,
+    ABLATIONS, CORNER, RESOLUTIONS, SKY_AT, degrade_resolution, mask_radius, radius_map, shuffle_pixels,
+    sky_level, stretch_grayscale,
 )
 from galaxy_cnn.experiments import (
     EXPERIMENTS, REPRODUCTION_ROWS, check_orderings, experiments, figures_of, format_experiments,
     number_of_workers, orderings, planned_networks, read_results, reproduction_table, resolution_figure,
     rows_figure, run_one, training_processes,
 )
-from galaxy_cnn.lab import (
-    Study, train_test_masks, fit_in_memory, make_study, predict_held_out, training_noise, widened,
-)
-from galaxy_cnn.literature import PUBLISHED
-from galaxy_cnn.studies import gather_into_fields, mean_colours, neighbour_correlation, scatter_rows, star_formation
-from galaxy_cnn.literature import mass_metallicity
 from galaxy_cnn.files import Incomplete, InputError, read_json
-from galaxy_cnn.survey import Survey, read_survey, write_survey
+from galaxy_cnn.images import read_images
+from galaxy_cnn.lab import (
+    Study, fit_in_memory, make_study, predict_held_out, train_test_masks, training_noise, widened,
+)
+from galaxy_cnn.literature import PUBLISHED, mass_metallicity
+from galaxy_cnn.metrics import bootstrap
 from galaxy_cnn.models import forward
+from galaxy_cnn.studies import gather_into_fields, mean_colours, neighbour_correlation, scatter_rows, star_formation
+from galaxy_cnn.survey import Survey, read_survey, write_survey
 
 STEPS = 4
 

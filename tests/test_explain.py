@@ -1,4 +1,4 @@
-"""Chapter 11: maps on networks whose maps are known, any architecture and head, Surveys that know little, and wrong input."""
+"""Chapters 38 and 39: maps on networks whose maps are known, any architecture and head, Surveys that know little, and wrong input."""
 import sys
 
 import numpy as np
@@ -11,13 +11,13 @@ from torch import nn
 
 from galaxy_cnn import explain as explain_module
 from galaxy_cnn.attribution import (
-    CONTROL_KINDS, TOLERANCE, attribution_maps, candidates, choose_examples, grad_cam, integrated_gradients,
-    map_correlation, normalize_images, output_of, randomised, read_sample, seen_width, sky_baseline,
-    network_stages, crossed_bootstrap, network_of_galaxy,
+    CONTROL_KINDS, TOLERANCE, attribution_maps, candidates, choose_examples, crossed_bootstrap, grad_cam,
+    integrated_gradients, map_correlation, network_of_galaxy, network_stages, normalize_images, output_of,
+    randomised, read_sample, seen_width, sky_baseline,
 )
 from galaxy_cnn.explain import (
-    GRID, auc, correlations, explain, grid_assignment, half_radius, make_context, penultimate, plane_limits,
-    principal_components, quantities, pixel_radius, training_split_name,
+    GRID, auc, correlations, explain, grid_assignment, half_radius, make_context, penultimate, pixel_radius,
+    plane_limits, principal_components, quantities, training_split_name,
 )
 from galaxy_cnn.files import InputError, read_json
 from galaxy_cnn.models import create_model

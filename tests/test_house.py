@@ -6,18 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import house_figures
 import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
-NUMBER = {n.stem[3:]: int(n.stem[:2]) for n in NOTEBOOKS}
+CHAPTERS = [n for n in NOTEBOOKS if n.stem != "00_tour"]  # the tour exports nothing
+NUMBER = {n.stem[3:]: int(n.stem[:2]) for n in CHAPTERS}
+TORCH_FREE = [name for name, number in NUMBER.items() if number <= 22] + ["cli"]
 
 
 def cells(notebook): return json.loads(notebook.read_text())["cells"]
 
 
 def test_every_chapter_has_its_module_and_no_module_is_without_chapter():
-    modules = {p.stem for p in (ROOT / "galaxy_cnn").glob("*.py")} - {"__init__", "_modidx"}
+    modules = {p.stem for p in (ROOT / "galaxy_cnn").glob("*.py")} - {"__init__", "_modidx", "all"}
     assert modules == set(NUMBER)
 
 
@@ -29,6 +32,27 @@ def test_a_chapter_imports_only_from_chapters_before_it(chapter):
     used |= {a.name for n in froms if n.module == "galaxy_cnn" or (n.level and not n.module) for a in n.names} & set(NUMBER)
     late = [u for u in used if NUMBER[u] >= NUMBER[chapter]]
     assert not late, f"{chapter} (chapter {NUMBER[chapter]}) imports {late}"
+
+
+@pytest.mark.parametrize("figure", [*house_figures.BOUNDS, *house_figures.AT_LEAST])
+def test_the_package_reads_as_it_should(figure):
+    value = house_figures.figures()[figure]
+    if figure in house_figures.BOUNDS: assert value <= house_figures.BOUNDS[figure], "python tests/house_figures.py says where"
+    else: assert value >= house_figures.AT_LEAST[figure], "python tests/house_figures.py says where"
+
+
+def test_no_exported_name_is_defined_twice():
+    homes = {}
+    for chapter in set(NUMBER) - {"cli"}:  # commands bear the names of the functions that they call
+        tree = ast.parse((ROOT / "galaxy_cnn" / f"{chapter}.py").read_text())
+        for name in house_figures.exports(tree): homes.setdefault(name, []).append(chapter)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
+def test_ground_sky_features_and_command_line_import_neither_torch_nor_fastai():
+    imports = "; ".join(f"import galaxy_cnn.{name}" for name in TORCH_FREE)
+    code = f"import sys; {imports}; print(*[m for m in ('torch', 'fastai') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
 def test_importing_the_package_is_cheap():
@@ -47,7 +71,7 @@ def test_kept_outputs_are_small_and_say_nothing_of_a_machine(notebook):
             assert not re.search(r"/(home|root|tmp|work|Users)/|it/s|\d\d:\d\d<", text), text
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
+@pytest.mark.parametrize("notebook", CHAPTERS, ids=lambda n: n.stem)
 def test_a_chapter_opens_with_a_title_and_a_sentence_and_tests_what_it_exports(notebook):
     first = "".join(cells(notebook)[0]["source"])
     assert re.match(r"# .+\n+> .+", first)

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from galaxy_cnn.evaluate import evaluate
+from galaxy_cnn.files import InputError, read_json, write_json
 from galaxy_cnn.mzr import mzr
 from galaxy_cnn.report import FIGURE_BYTES, MAX_TABLE_ROWS, report
-from galaxy_cnn.files import InputError, read_json, write_json
 from galaxy_cnn.run import read_run
 from galaxy_cnn.train import train
 

@@ -14,14 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from galaxy_cnn import train as train_module
-from galaxy_cnn.learner import BF16_FLAGS, cpu_flags
-from galaxy_cnn.run import CHECKPOINT_FILE
-from galaxy_cnn.images import read_images
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
-from galaxy_cnn.survey import MISSING, Survey, read_survey, write_survey
+from galaxy_cnn.images import read_images
+from galaxy_cnn.learner import BF16_FLAGS, cpu_flags
 from galaxy_cnn.models import ScaledRMSE, create_model, head_layer
 from galaxy_cnn.pretrain import pretrain
-from galaxy_cnn.run import predict_array, read_run
+from galaxy_cnn.run import CHECKPOINT_FILE, predict_array, read_run
+from galaxy_cnn.survey import MISSING, Survey, read_survey, write_survey
 from galaxy_cnn.train import train, warm_start
 
 SMALL = dict(arch="xresnet_tiny", epochs=5, bs=16, precision="fp32", device="cpu", quiet=True)

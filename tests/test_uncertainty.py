@@ -1,4 +1,4 @@
-"""Chapter 07: intervals that hold whatever the residuals, on the paper's own too; what cannot be calibrated; a detector that knows galaxies."""
+"""Chapters 21 and 22: intervals that hold whatever the residuals, on the paper's own too; what cannot be calibrated; a detector that knows galaxies."""
 import json
 
 import numpy as np
@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from galaxy_cnn.images import read_images
 from galaxy_cnn.features import measure_images
 from galaxy_cnn.files import InputError
-from galaxy_cnn.survey import read_survey
+from galaxy_cnn.images import read_images
 from galaxy_cnn.metrics import conformal_quantile, coverage, coverage_by, sharpness
 from galaxy_cnn.ood import (
-    FALSE_FLAGS, OOD_FEATURES, OODDetector, fit_whitening, reference_distance, ood_features,
-    ood_features_of_files, raw_statistics,
+    FALSE_FLAGS, OOD_FEATURES, OODDetector, fit_whitening, ood_features, ood_features_of_files, raw_statistics,
+    reference_distance,
 )
+from galaxy_cnn.survey import read_survey
 from galaxy_cnn.uncertainty import INTERVAL_LEVELS, Calibration, fit_calibration, pit, split_sigma, total_sigma
 
 SHAPES = {"normal": lambda rng, n: rng.normal(size=n), "heavy": lambda rng, n: rng.standard_t(2, n), "skewed": lambda rng, n: rng.exponential(size=n) - 0.5,
