@@ -91,7 +91,8 @@ def _sobel_edges(
 ) -> np.ndarray:  # uint8 [n, H, H, 3]
     "Size of the gradient (Sobel's) of the stretched gray image"
     white = stretch_grayscale(images)[..., 0].astype(np.float32)
-    slope = np.hypot(sobel(white, 1), sobel(white, 2)) / 6  # 4/3 of the change per pixel
+    # in three dimensions scipy's filter also averages [1, 2, 1] over the images before and after in the batch
+    slope = np.hypot(sobel(white, 1), sobel(white, 2)) / 6
     return _in_three_channels(np.clip(slope, 0, 255))
 
 # %% ../nbs/34_ablations.ipynb #bc8018c1

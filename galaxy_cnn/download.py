@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .files import InputError, atomic_path, file_hash, map_unordered
+from .files import InputError, atomic_path, file_hash, map_unordered, remove_partial_files
 from .images import CUTOUT_SIZE
 from galaxy_cnn.skyserver import (
     Client, CutoutRequest, OUTCOMES, PAPER_CUTS, RELEASE, RequestPolicy, SKYSERVER, ServerFault, check_cutout,
@@ -532,8 +532,7 @@ def clear_leftovers(
 ):
     "Remove what a killed run left half-written, and the hashes of the state before this run"
     (out / SUMS_FILE).unlink(missing_ok=True)
-    for folder in (out, out / "images", out / "catalog_parts"):
-        for file in folder.glob(".*-*"): file.unlink()
+    remove_partial_files(out, out / "images", out / "catalog_parts")
 
 def fetch_all(
     out: Path,  # the Survey's folder

@@ -50,7 +50,7 @@ def score_intervals(
         values[out] = pit(c, true[out], pred[out], sigma[out])
     return {f"{level:g}": _interval_entry(true, pred, *e) for level, e in ends.items()}, values
 
-# %% ../nbs/32_evaluate.ipynb #ccb70df0
+# %% ../nbs/32_evaluate.ipynb #e24ba55b
 def _interval_entry(true, pred, lo, hi):
     "Coverage of intervals; their mean width, that of one sigma for all with the same coverage, and the ratio"
     held = coverage(true, lo, hi)
@@ -216,7 +216,7 @@ def _model_rows(arch, found):
     for key, name in (("label_noise", "label noise (floor)"), ("quoted_label_noise", "label error, as quoted")):
         if key in found: yield name, f"{found[key]['n']}", with_interval(found[key]), "", "", ""
 
-# %% ../nbs/32_evaluate.ipynb #b4c14f9f
+# %% ../nbs/32_evaluate.ipynb #80b6dd6f
 def _target_lines(target, arch, found):
     "Lines of text on one target"
     rows = [(f"{target} [dex]", "n", "RMSE", "NMAD", "median bias", "CNN minus it, RMSE"), *_model_rows(arch, found)]

@@ -28,6 +28,7 @@ from . import __version__
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from .files import bytes_or_none
 from galaxy_cnn.skyserver import (
     LONGEST_URL, MAX_QUERY_ROWS, RequestRefused, SIZE_LIMITS, TABLES, cutout_scale, format_header, format_rows,
     table_columns, text_tile,
@@ -146,7 +147,7 @@ class ImageService:
         except ValueError:
             message = "ra must be in [0,360], dec must be in [-90,90], scale must be in [0.015, 60.0]."
             return _error(400, "BadRequest", message)
-        body = _file_bytes(self.files[row]) if row >= 0 else b""
+        body = bytes_or_none(self.files[row]) if row >= 0 else None
         if not body:
             tile = text_tile(width, height)
             return ServerReply(404, tile, "image/jpeg", "Requested (ra, dec) is outside the SDSS footprint")
@@ -160,12 +161,6 @@ class ImageService:
         same_size = (width, height) == (self.size, self.size)
         if same_size and abs(ratio - 1) < self.same_scale: return body
         return _resample(body, ratio, width, height)
-
-def _file_bytes(file):
-    "Bytes of a file, none if it cannot be read"
-    try:
-        with open(file, "rb") as f: return f.read()
-    except OSError: return b""
 
 # %% ../nbs/13_local_server.ipynb #16d339d0
 def _sql_type(name):
@@ -186,7 +181,7 @@ def _view_columns(table, names):
     if table == "SpecObj": columns += ["objID AS bestObjID", "1.0 AS rChi2"]
     return ", ".join(columns)
 
-# %% ../nbs/13_local_server.ipynb #cbe7e052
+# %% ../nbs/13_local_server.ipynb #df43fe25
 def _load_catalog(catalog):
     "In-memory database with SDSS's tables as views over a catalog (with objID and specObjID, one row per spectrum)"
     names = [c for c in catalog.columns if c in COLUMNS]
@@ -477,7 +472,7 @@ class LocalSkyServer:
 
     def serve_forever(self): self._server.serve_forever()
 
-# %% ../nbs/13_local_server.ipynb #228cf96f
+# %% ../nbs/13_local_server.ipynb #6b69a10d
 def serve(
     survey: Survey,
     port: int = 0,  # 0: any free one

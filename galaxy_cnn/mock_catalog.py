@@ -101,7 +101,7 @@ class MockPhysics:
 
 MOCK_PHYSICS = MockPhysics()
 
-# %% ../nbs/10_mock_catalog.ipynb #36d0b81a
+# %% ../nbs/10_mock_catalog.ipynb #67ed3caa
 def _star_formation(log_mass, d, physics):
     "log SFR [Msun/yr] of the main sequence, with scatter, and a deficit for those massive galaxies that are fading"
     fading = ndtr(d.fading) < physics.fading_share * ndtr((log_mass - physics.fading_mass) / 0.4)
@@ -151,7 +151,7 @@ def _shape(log_mass, d, physics):
         "axis_ratio_true": _axis_ratio(log_mass, d, physics),
     }
 
-# %% ../nbs/10_mock_catalog.ipynb #37bc0ffd
+# %% ../nbs/10_mock_catalog.ipynb #8aad9756
 def _axis_ratio(log_mass, d, physics):
     "Axis ratio of an oblate disk at a drawn inclination"
     dwarf = ndtr((9.7 - log_mass) / 0.4)  # 0 in massive galaxies, 1 in dwarfs
@@ -159,7 +159,7 @@ def _axis_ratio(log_mass, d, physics):
     cosine = ndtr(d.incline) ** (physics.cosine_power + physics.cosine_power_dwarf * dwarf)
     return np.sqrt(cosine**2 * (1 - thickness**2) + thickness**2)
 
-# %% ../nbs/10_mock_catalog.ipynb #705d07c3
+# %% ../nbs/10_mock_catalog.ipynb #268a02ec
 def _dust(g, d, physics):
     "A_V [mag] of the starlight"
     excess_oh = g.oh_true - mass_metallicity(g.lgm_true)

@@ -13,7 +13,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from .features import FEATURES, SKY_RADIUS, SkySubtracted, count_true, feature_matrix, integer_median, subtract_sky
+from galaxy_cnn.features import (
+    FEATURES, SKY_RADIUS, SkySubtracted, count_true, feature_matrix, integer_median, subtract_sky,
+)
 from .files import InputError, map_batches
 from .images import CUTOUT_SIZE, read_images
 from .metrics import conformal_quantile
@@ -99,10 +101,10 @@ def _with_logarithms(
     names = list(FEATURES)
     plain = [names.index(name) for name in names if name not in _LOGARITHMS]
     logged = [names.index(name) for name in _LOGARITHMS]
-    logarithms = np.log(np.clip(measured[:, logged], 0, None) + 0.01)  # 0.01: below it a share is noise
+    logarithms = np.log(np.clip(measured[:, logged], 0, None) + 0.01)  # 0.01: a share of zero stays finite
     return np.c_[measured[:, plain], logarithms]
 
-# %% ../nbs/21_ood.ipynb #88b57b52
+# %% ../nbs/21_ood.ipynb #7ede05f1
 def ood_features(
     images,  # uint8 [n, H, W, 3]
     features=None,  # of `measure_images`, if they are known already (square images only)
@@ -188,7 +190,7 @@ def reference_distance(
 
 # %% ../nbs/21_ood.ipynb #94cad7d0
 FALSE_FLAGS = 0.02  # of ordinary galaxies
-MAX_REFERENCES = 3000  # training galaxies that are stored: more of them hardly change a distance, and fill a megabyte
+MAX_REFERENCES = 3000  # training galaxies that are stored, in a megabyte
 
 def _held_out_scores(
     values,  # [n, d] numbers of training galaxies in random order
@@ -244,7 +246,8 @@ class OODDetector:
         values = table.to_numpy()[chosen]
         small = ~np.isfinite(values).all(1)
         if small.any():
-            raise InputError(f"{small.sum()} of the training images are too small to look at: {_TOO_SMALL} px at least.")
+            raise InputError(
+                f"{small.sum()} of the training images are too small to look at: {_TOO_SMALL} px at least.")
         threshold = np.float32(conformal_quantile(_held_out_scores(values), 1 - FALSE_FLAGS))
         fitted = [array.astype("float32") for array in fit_whitening(values)]
         return cls(np.array(table.columns, "U"), *fitted, threshold)

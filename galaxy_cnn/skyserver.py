@@ -590,7 +590,7 @@ def _where(cuts, after):
     "Conditions of a query: rows after a key that pass the cuts"
     return f"S.specObjID > {after}" + (f" AND {cuts}" if cuts else "")
 
-# %% ../nbs/12_skyserver.ipynb #9f692c3f
+# %% ../nbs/12_skyserver.ipynb #ddac6669
 def part_query(
     cuts: str,  # SQL conditions, '' for none
     after: int,  # specObjID after which the part begins

@@ -23,28 +23,32 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from tqdm import tqdm
 
-from .files import InputError, _jsonable, atomic_path, read_json, versions, write_json
-from .images import CUTOUT_SIZE, PackedCutout, _bytes_of, _width, decode
+from .files import InputError, atomic_path, bytes_or_none, read_json, versions, write_json
+from .images import CUTOUT_SIZE, PackedCutout, decode
 
 # %% ../nbs/04_survey.ipynb #f18db567
-MISSING = -9999          # SDSS's code for a value that could not be measured
+MISSING = -9999  # SDSS's code for a value that could not be measured
+BANDS = "ugriz"  # of the SDSS camera, from blue to red
 
-# %% ../nbs/04_survey.ipynb #a310787b
 @dataclass(frozen=True)
 class Column:
     "Type, unit and meaning of one catalog column"
     dtype: str  # numpy dtype
     unit: str  # '' for a pure number
-    doc: str  # what it is
-
-# %% ../nbs/04_survey.ipynb #adc0d471
-BANDS = "ugriz"
-_PERCENTILES = ("p2p5", "p16", "p50", "p84", "p97p5")
-_LINES = ("h_alpha", "h_beta", "oiii_5007", "nii_6584")
+    doc: str  # meaning
 
 # %% ../nbs/04_survey.ipynb #f8e8d50a
+_PERCENTILES = ("p2p5", "p16", "p50", "p84", "p97p5")
+_LINES = ("h_alpha", "h_beta", "oiii_5007", "nii_6584")
+_FLUX = "1e-17 erg/s/cm^2"
+_BPT = "class in the BPT diagram: 1 star-forming, 2 low S/N, 3 composite, 4 AGN, 5 LINER, -1 none"
+
+def _oh_column(percentile):
+    return Column("float32", "dex", f"12 + log(O/H), percentile {percentile[1:].replace('p', '.')}")
+
 COLUMNS = {
     "objID": Column("int64", "", "photometric object"),
     "specObjID": Column("uint64", "", "spectrum"),
@@ -57,23 +61,27 @@ COLUMNS = {
     "petroR90_r": Column("float32", "arcsec", "radius with 90 % of the Petrosian flux in r"),
     **{f"modelMag_{b}": Column("float32", "mag", f"model magnitude in {b}") for b in BANDS},
     **{f"modelMagErr_{b}": Column("float32", "mag", f"error of the model magnitude in {b}") for b in BANDS},
-    **{f"{line}_flux": Column("float32", "1e-17 erg/s/cm^2", f"flux of the line {line}") for line in _LINES},
-    **{f"{line}_flux_err": Column("float32", "1e-17 erg/s/cm^2", f"error of the flux of {line}") for line in _LINES},
+    **{f"{line}_flux": Column("float32", _FLUX, f"flux of the line {line}") for line in _LINES},
+    **{f"{line}_flux_err": Column("float32", _FLUX, f"error of the flux of {line}") for line in _LINES},
     "d4000": Column("float32", "", "break of the continuum at 4000 Angstrom"),
-    "bptclass": Column("int16", "", "class in the BPT diagram: 1 star-forming, 2 low S/N, 3 composite, 4 AGN, 5 LINER, -1 none"),
-    **{f"oh_{p}": Column("float32", "dex", f"12 + log(O/H), percentile {p[1:].replace('p', '.')}") for p in _PERCENTILES},
+    "bptclass": Column("int16", "", _BPT),
+    **{f"oh_{p}": _oh_column(p) for p in _PERCENTILES},
     "lgm_tot_p50": Column("float32", "log Msun", "total stellar mass, median"),
     "sfr_tot_p50": Column("float32", "log Msun/yr", "total star formation rate, median"),
 }
 
 # %% ../nbs/04_survey.ipynb #b1532833
 TARGETS = {"metallicity": "oh_p50", "log_mass": "lgm_tot_p50", "log_sfr": "sfr_tot_p50"}
-TRUTH = {"metallicity": "oh_true", "log_mass": "lgm_true", "log_sfr": "sfr_true"}  # only a mock sky has these columns
-DERIVED = {"log_ssfr": "sfr_tot_p50 - lgm_tot_p50", "g_r": "modelMag_g - modelMag_r", "r_i": "modelMag_r - modelMag_i", "log_z": "log10(z)",
-           "log_r50": "log10(petroR50_r)", "log_r90": "log10(petroR90_r)", "log_av": "log10(av_true + 0.02)"}  # from columns; 0.02 mag: no dust
-
-# %% ../nbs/04_survey.ipynb #5308a8fe
-_FLOAT_STEP = 256  # distance of neighbouring float64 between 2^60 and 2^61, where SDSS's objIDs lie
+TRUTH = {"metallicity": "oh_true", "log_mass": "lgm_true", "log_sfr": "sfr_true"}  # columns of a mock sky only
+DERIVED = {
+    "log_ssfr": "sfr_tot_p50 - lgm_tot_p50",
+    "g_r": "modelMag_g - modelMag_r",
+    "r_i": "modelMag_r - modelMag_i",
+    "log_z": "log10(z)",
+    "log_r50": "log10(petroR50_r)",
+    "log_r90": "log10(petroR90_r)",
+    "log_av": "log10(av_true + 0.02)",  # 0.02 mag: no dust
+}
 
 # %% ../nbs/04_survey.ipynb #49057801
 def _exact_ids(
@@ -89,97 +97,132 @@ def _exact_ids(
     wrong = ~text.str.fullmatch(r"[+-]?\d{1,20}")
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputError(f"{file}, row {row + 1}: {name} is {text[row]!r}, not a whole number: an id that went through a float "
-                         "names another galaxy; write the column as integers.")
+        raise InputError(
+            f"{file}, row {row + 1}: {name} is {text[row]!r}, not a whole number: an id that went through a float "
+            "names another galaxy; write the column as integers.")
     return np.array([int(v) for v in text], dtype=dtype)
 
 # %% ../nbs/04_survey.ipynb #a31a4783
-def _check_ids(ids, file):
+def _check_ids(
+    ids,  # integers
+    file,  # the catalog's path, for the message
+    float_step=256,  # distance of neighboring float64 between 2^60 and 2^61
+):
     "`InputError` for duplicate objIDs and for ids that were rounded by a float"
-    first = pd.Series(ids)[pd.Series(ids).duplicated()]
-    if len(first):
-        raise InputError(f"{file}: objID {first.iloc[0]} stands in more than one row ({len(first)} repeated rows): keep one row per objID.")
-    large = np.asarray(ids)[np.asarray(ids) >= 2**60]
-    if len(large) >= 4 and (large % _FLOAT_STEP == 0).all():
-        raise InputError(f"{file}: every objID is a multiple of {_FLOAT_STEP}, as when ids went through a float (first: {large[0]}): "
-                         "export the column as integers.")
+    ids = pd.Series(ids)
+    repeated = ids[ids.duplicated()]
+    if len(repeated):
+        raise InputError(
+            f"{file}: objID {repeated.iloc[0]} stands in more than one row ({len(repeated)} repeated rows): "
+            "keep one row per objID.")
+    large = ids[ids >= 2**60].to_numpy()
+    if len(large) >= 4 and (large % float_step == 0).all():
+        raise InputError(
+            f"{file}: every objID is a multiple of {float_step}, as when ids went through a float (first: {large[0]}): "
+            "export the column as integers.")
 
 # %% ../nbs/04_survey.ipynb #828481ad
-def _cast(catalog, file):
+def _cast(
+    catalog,
+    file,  # its path, for the message
+) -> pd.DataFrame:
     "`catalog` with SDSS's types for the columns that SDSS knows; `InputError` for text where a number belongs"
     catalog = catalog.reset_index(drop=True)
     for name in catalog.columns.intersection(list(COLUMNS)):
         dtype = COLUMNS[name].dtype
-        if name in ("objID", "specObjID"): catalog[name] = _exact_ids(catalog[name], name, file, dtype)
-        else:
-            numbers = _numbers(catalog[name], name, file)
-            catalog[name] = numbers.astype("float32" if dtype == "int16" and numbers.isna().any() else dtype)
+        if name in ("objID", "specObjID"):
+            catalog[name] = _exact_ids(catalog[name], name, file, dtype)
+            continue
+        numbers = _numbers(catalog[name], name, file)
+        if dtype == "int16" and numbers.isna().any(): dtype = "float32"  # only a float can be missing
+        catalog[name] = numbers.astype(dtype)
     return catalog
 
-# %% ../nbs/04_survey.ipynb #a4052278
 def _numbers(values, name, file):
-    "A column as numbers; `InputError` names the first row that is none"
+    "A column as numbers; `InputError` names the first row that is no number"
     numbers = pd.to_numeric(values, errors="coerce")
     wrong = (numbers.isna() & values.notna()).to_numpy()
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputError(f"{file}, row {row + 1}: {name} is {values.iloc[row]!r}, not a number: mend the value or leave it empty.")
+        raise InputError(
+            f"{file}, row {row + 1}: {name} is {values.iloc[row]!r}, not a number: mend the value or leave it empty.")
     return numbers
 
 # %% ../nbs/04_survey.ipynb #7c4c5dc9
 def read_catalog(
     path,  # the Survey's folder
-) -> tuple:
-    "The catalog of a Survey and the file that it came from"
-    path = Path(path)
-    if not path.is_dir(): raise FileNotFoundError(f"There is no Survey at {path}: make one with `galaxy-cnn mock --out {path}` or download one.")
-    file = next((f for f in (path / "catalog.parquet", path / "catalog.csv") if f.is_file()), None)
-    if file is None: raise FileNotFoundError(f"{path} holds no catalog.parquet and no catalog.csv, so it is not a Survey.")
-    try: catalog = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype={"objID": str, "specObjID": str})
+) -> tuple:  # DataFrame, Path
+    "Catalog of a Survey and the file that it came from; `InputError` or `FileNotFoundError` if there is none"
+    file = _catalog_file(Path(path))
+    try:
+        if file.suffix == ".parquet": catalog = pd.read_parquet(file)
+        else: catalog = pd.read_csv(file, dtype={"objID": str, "specObjID": str})
     except (OSError, ValueError, pd.errors.ParserError) as e:
-        raise InputError(f"{file} cannot be read as a table ({str(e).splitlines()[0]}): restore it or make the Survey again.") from None
-    if "objID" not in catalog: raise InputError(f"{file} has no column objID; it has {', '.join(map(str, catalog.columns[:8]))}.")
+        reason = str(e).splitlines()[0]
+        raise InputError(f"{file} cannot be read as a table ({reason}): restore it or make the Survey again.") from None
+    if "objID" not in catalog:
+        raise InputError(f"{file} has no column objID; it has {', '.join(map(str, catalog.columns[:8]))}.")
     if not len(catalog): raise InputError(f"{file} has no rows: a Survey needs at least one galaxy.")
     catalog = _cast(catalog, file)
     _check_ids(catalog["objID"], file)
     return catalog, file
+
+def _catalog_file(path):
+    "catalog.parquet of a folder, or else its catalog.csv"
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"There is no Survey at {path}: make one with `galaxy-cnn mock --out {path}` or download one.")
+    for name in ("catalog.parquet", "catalog.csv"):
+        if (path / name).is_file(): return path / name
+    raise FileNotFoundError(f"{path} holds no catalog.parquet and no catalog.csv, so it is not a Survey.")
 
 # %% ../nbs/04_survey.ipynb #10b837d6
 def content_hash(
     catalog: pd.DataFrame,  # with a column objID
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of a catalog's values, whatever the order of its rows and columns"
-    return _hash_columns(catalog.columns, catalog.__getitem__)
+    return _hash_columns(catalog.columns, lambda name: catalog[name])
 
-def _hash_columns(names, column):
-    "`content_hash` of a catalog of which `column` gives each column by its name"
-    order, digest = np.argsort(column("objID").to_numpy(), kind="stable"), hashlib.sha256()
-    for name in sorted(names):
-        values = column(name).iloc[order]
-        if pd.api.types.is_integer_dtype(values.dtype): raw = values.to_numpy().astype("<u8" if name == "specObjID" else "<i8").tobytes()
-        elif pd.api.types.is_numeric_dtype(values.dtype): raw = values.to_numpy("<f4" if values.dtype == "float32" else "<f8").tobytes()
-        else: raw = "\x1f".join(values.astype(str).fillna("nan")).encode()
-        digest.update(name.encode() + b"\0" + raw)
+def _hash_columns(
+    names,  # of the columns
+    column,  # function of a name that gives the column, a Series
+) -> str:
+    "`content_hash` of a catalog that is read column by column"
+    order = np.argsort(column("objID").to_numpy(), kind="stable")
+    digest = hashlib.sha256()
+    for name in sorted(names): digest.update(name.encode() + b"\0" + _value_bytes(name, column(name).iloc[order]))
     return digest.hexdigest()
+
+def _value_bytes(name, values):
+    "Values of a column as bytes that are the same on every machine"
+    if pd.api.types.is_integer_dtype(values.dtype):
+        return values.to_numpy().astype("<u8" if name == "specObjID" else "<i8").tobytes()
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        return values.to_numpy("<f4" if values.dtype == "float32" else "<f8").tobytes()
+    return "\x1f".join(values.astype(str).fillna("nan")).encode()
 
 # %% ../nbs/04_survey.ipynb #30ff96e8
 def columns_in(
     column: str,  # from `column_of`
 ) -> list:
     "Names of the columns that a target reads"
-    return [w for w in re.findall(r"[A-Za-z_]\w*", column) if w != "log10"] if column in DERIVED.values() else [column]
+    if column not in DERIVED.values(): return [column]
+    return [word for word in re.findall(r"[A-Za-z_]\w*", column) if word != "log10"]
 
 # %% ../nbs/04_survey.ipynb #c73b6837
 def column_of(
     target: str,  # a name in `TARGETS` or `DERIVED`, or a catalog column
-    columns=None,  # the columns that are there; without them only the name is looked up
+    columns=None,  # columns of the catalog; without them only the name is looked up
 ) -> str:
-    "The catalog column of a target, or its expression in columns; `InputError` lists what there is"
+    "Catalog column of a target, or its expression in columns; `InputError` lists the targets that there are"
     column = TARGETS.get(target, DERIVED.get(target, target))
-    lacking = [] if columns is None else [c for c in columns_in(column) if c not in columns]
-    if lacking:
+    if columns is None: return column
+    missing = [c for c in columns_in(column) if c not in columns]
+    if missing:
         there = [t for t, c in (TARGETS | DERIVED).items() if set(columns_in(c)) <= set(columns)]
-        raise InputError(f"The catalog has no column {', '.join(map(repr, lacking))} (target {target!r}); targets that it has: {', '.join(there) or 'none'}.")
+        raise InputError(
+            f"The catalog has no column {', '.join(map(repr, missing))} (target {target!r}); "
+            f"targets that it has: {', '.join(there) or 'none'}.")
     return column
 
 # %% ../nbs/04_survey.ipynb #77d2b212
@@ -188,7 +231,7 @@ class Survey:
     "A catalog of galaxies and their cutouts"
     path: Path  # the folder
     catalog: pd.DataFrame  # one row per galaxy
-    info: dict = field(default_factory=dict)  # what survey.json says
+    info: dict = field(default_factory=dict)  # content of survey.json
 
     def __len__(self): return len(self.catalog)
 
@@ -202,11 +245,16 @@ class Survey:
 
     def image_path(self, objID): return self.path / "images" / f"{objID}{self.suffix}"
 
-    def select(self, mask): return replace(self, catalog=self.catalog[np.asarray(mask)].reset_index(drop=True))
+    def select(
+        self,
+        mask,  # bool [n]
+    ):
+        "The same Survey with some of its galaxies"
+        return replace(self, catalog=self.catalog[np.asarray(mask)].reset_index(drop=True))
 
     @cached_property
     def suffix(self):
-        "File ending of the cutouts: .jpg, or .fits where the first galaxy has only that"
+        "File ending of the cutouts: .jpg, or .fits if the first galaxy has only that"
         first = self.path / "images" / str(self.catalog["objID"].iloc[0])
         return next((s for s in (".jpg", ".fits") if first.with_name(first.name + s).exists()), ".jpg")
 
@@ -216,15 +264,23 @@ class Survey:
         folder = str(self.path / "images")
         return [f"{folder}{os.sep}{i}{self.suffix}" for i in self.catalog["objID"]]
 
-    def target(self, name):
-        "Values of a target [n], float64, NaN where missing; `InputError` where the catalog lacks it"
+    def target(
+        self,
+        name,  # a name in `TARGETS` or `DERIVED`, or a catalog column
+    ) -> np.ndarray:
+        "Values of a target [n], float64, NaN where missing; `InputError` if the catalog lacks it"
         column = column_of(name, self.catalog.columns)
         known = self.catalog[columns_in(column)].astype("float64").where(lambda table: table > MISSING)
-        return (known[column] if column in known else known.eval(column, engine="python")).to_numpy("float64")
+        values = known[column] if column in known else known.eval(column, engine="python")
+        return values.to_numpy("float64")
 
-    def truth(self, name):
+    def truth(
+        self,
+        name,  # a name in `TRUTH`
+    ) -> np.ndarray | None:
         "Noise-free values [n] of a target on a mock sky, None elsewhere"
-        return self.catalog[TRUTH[name]].to_numpy("float64") if self.has(TRUTH.get(name, "")) else None
+        if not self.has(TRUTH.get(name, "")): return None
+        return self.catalog[TRUTH[name]].to_numpy("float64")
 
     @cached_property
     def fingerprint(self):
@@ -234,20 +290,26 @@ class Survey:
 
     @cached_property
     def size(self):
-        "Width of a cutout [px]: what survey.json says, else that of the first image that can be read"
+        "Width of a cutout [px]: as survey.json says, else that of the first image that can be read"
         return self.info.get("size") or next(filter(None, map(_width, self.image_files)), CUTOUT_SIZE)
+
+def _width(file):
+    "Width of an image [px], None if it cannot be read"
+    try: return Image.open(file).size[0]
+    except OSError: return None
 
 # %% ../nbs/04_survey.ipynb #e8e2496d
 def read_survey(
     path,  # the folder
 ) -> Survey:
-    "Read a Survey; `FileNotFoundError` or `InputError` where that is not one"
+    "Read a Survey; `FileNotFoundError` or `InputError` if the folder is not one"
     path = Path(path)
     catalog, file = read_catalog(path)
-    info = read_json(path / "survey.json") if (path / "survey.json").exists() else {}
-    if not isinstance(info, dict): raise InputError(f"{path / 'survey.json'} is not a JSON object: restore it or delete it.")
-    if info.get("catalog_hash", content_hash(catalog)) != content_hash(catalog):
-        raise InputError(f"{file} is not the catalog that {path / 'survey.json'} describes: restore it or make the Survey again.")
+    card = path / "survey.json"
+    info = read_json(card) if card.exists() else {}
+    if not isinstance(info, dict): raise InputError(f"{card} is not a JSON object: restore it or delete it.")
+    if "catalog_hash" in info and info["catalog_hash"] != content_hash(catalog):
+        raise InputError(f"{file} is not the catalog that {card} describes: restore it or make the Survey again.")
     return Survey(path, catalog, info)
 
 # %% ../nbs/04_survey.ipynb #bedb0444
@@ -258,14 +320,16 @@ def write_survey(
 ) -> Survey:
     "Write catalog.parquet and survey.json of a Survey, each atomically"
     path = Path(path)
-    catalog = _cast(catalog, path / "catalog.parquet")
-    _check_ids(catalog["objID"], path / "catalog.parquet")
-    info = _described(info, len(catalog), content_hash(catalog))
-    write_json(path / "survey.json", info)
-    with atomic_path(path / "catalog.parquet") as tmp: catalog.to_parquet(tmp, index=False)
-    return Survey(path, catalog, json.loads(json.dumps(_jsonable(info))))
+    file = path / "catalog.parquet"
+    catalog = _cast(catalog, file)
+    _check_ids(catalog["objID"], file)
+    write_json(path / "survey.json", _described(info, len(catalog), content_hash(catalog)))
+    with atomic_path(file) as tmp: catalog.to_parquet(tmp, index=False)
+    return Survey(path, catalog, read_json(path / "survey.json"))
 
-def _described(info, n, digest): return {**info, "n": n, "catalog_hash": digest, "versions": versions()}
+def _described(info, n, digest):
+    "Content of survey.json: provenance, and what the catalog holds"
+    return {**info, "n": n, "catalog_hash": digest, "versions": versions()}
 
 # %% ../nbs/04_survey.ipynb #ca10877b
 def write_survey_parts(
@@ -274,22 +338,26 @@ def write_survey_parts(
     info: dict,  # provenance
 ):
     "`write_survey` for a catalog that need not be in memory as a whole"
-    path, file = Path(path), Path(path) / "catalog.parquet"
-    def tables(): return (pa.Table.from_pandas(_cast(p, file), preserve_index=False, nthreads=1) for p in parts())
+    path = Path(path)
+    file = path / "catalog.parquet"
+    def tables():
+        for part in parts(): yield pa.Table.from_pandas(_cast(part, file), preserve_index=False, nthreads=1)
     schema = pa.unify_schemas([t.schema for t in tables()], promote_options="permissive")
     with atomic_path(file) as tmp:
         with pq.ParquetWriter(tmp, schema) as writer:
             for table in tables(): writer.write_table(table.cast(schema))
-        def column(name): return pq.read_table(tmp, columns=[name], use_threads=False).to_pandas(use_threads=False)[name]
+        def column(name):
+            return pq.read_table(tmp, columns=[name], use_threads=False).to_pandas(use_threads=False)[name]
         _check_ids(column("objID"), file)
-        write_json(path / "survey.json", _described(info, len(column("objID")), _hash_columns(schema.names, column)))
+        n = pq.read_metadata(tmp).num_rows
+        write_json(path / "survey.json", _described(info, n, _hash_columns(schema.names, column)))
 
 # %% ../nbs/04_survey.ipynb #645ee843
 @dataclass(frozen=True)
 class Problem:
-    "One thing that is wrong with a Survey"
+    "A fault of a Survey"
     kind: str  # 'missing image', 'unreadable image', 'wrong size', 'missing target'
-    objID: int  # whose
+    objID: int  # the galaxy
     message: str  # a sentence that names the file or value
 
     def __str__(self): return self.message
@@ -297,40 +365,43 @@ class Problem:
 # %% ../nbs/04_survey.ipynb #d0494203
 def try_image(
     file,  # path of a cutout
-    objID,  # whose it is
-    size,  # [px] that it should have
+    objID,  # the galaxy
+    size,  # [px] that the cutout should have
     read=decode,  # from the path to uint8 [H, W, 3]
-) -> tuple:  # the image, or None; what is wrong with it, or None
+) -> tuple:  # the image or None, and the `Problem` or None
     "Read a cutout, or say what is wrong with it"
     try: image = read(file)
     except FileNotFoundError: return None, Problem("missing image", objID, f"{file} is missing")
-    except (ValueError, OSError, TypeError) as e: return None, Problem("unreadable image", objID, f"{file} is unreadable: {e}")
+    except (ValueError, OSError, TypeError) as e:
+        return None, Problem("unreadable image", objID, f"{file} is unreadable: {e}")
     if image.shape == (size, size, 3): return image, None
-    return None, Problem("wrong size", objID, f"{file} is {image.shape[1]}x{image.shape[0]} px instead of {size}x{size}")
-
-# %% ../nbs/04_survey.ipynb #0f97c327
-def _target_problems(survey, target):
-    "The galaxies without a value of `target`"
-    values, column = survey.target(target), column_of(target)
-    for i in np.flatnonzero(~np.isfinite(values)):
-        objID, value = int(survey.catalog["objID"].iloc[i]), survey.catalog[column].iloc[i] if column in survey.catalog else values[i]
-        yield Problem("missing target", objID, f"objID {objID} has {column} = {value:g}")
+    height, width = image.shape[:2]
+    return None, Problem("wrong size", objID, f"{file} is {width}x{height} px instead of {size}x{size}")
 
 # %% ../nbs/04_survey.ipynb #2f8d4a71
 def validate(
     survey: Survey,
     targets=("metallicity",),  # targets that every galaxy must have
-    images=True,  # decode every JPEG too (FITS cutouts are looked at when they are loaded)
+    images=True,  # decode every JPEG too (FITS cutouts are checked when they are loaded)
     workers=8,  # threads; decoding releases the interpreter lock
 ) -> list:  # of Problem, in catalog order
-    "Everything that is wrong with a Survey, all at once"
+    "All faults of a Survey at once"
     problems = [p for t in targets for p in _target_problems(survey, t)]
-    if images and survey.suffix == ".jpg":
-        jobs = list(zip(survey.image_files, survey.catalog["objID"].tolist()))
-        with ThreadPoolExecutor(workers) as pool:
-            found = pool.map(lambda job: try_image(*job, survey.size)[1], jobs)
-            problems += [p for p in tqdm(found, "checking cutouts", len(jobs), delay=2, leave=False) if p]
-    return problems
+    if not images or survey.suffix != ".jpg": return problems
+    jobs = list(zip(survey.image_files, survey.catalog["objID"].tolist()))
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(lambda job: try_image(*job, survey.size)[1], jobs)
+        results = tqdm(results, "checking cutouts", len(jobs), delay=2, leave=False)
+        return problems + [p for p in results if p]
+
+def _target_problems(survey, target):
+    "A `Problem` for each galaxy without a value of `target`"
+    values = survey.target(target)
+    column = column_of(target)
+    shown = survey.catalog[column].to_numpy() if column in survey.catalog else values
+    for i in np.flatnonzero(~np.isfinite(values)):
+        objID = int(survey.catalog["objID"].iloc[i])
+        yield Problem("missing target", objID, f"objID {objID} has {column} = {shown[i]:g}")
 
 # %% ../nbs/04_survey.ipynb #4ca87ada
 def describe(
@@ -339,8 +410,10 @@ def describe(
 ) -> str:
     "Problems as one sentence: how many of each kind, and the first few by name"
     kinds = pd.Series([p.kind for p in problems]).value_counts(sort=False)
+    counts = ", ".join(f"{n} x {kind}" for kind, n in kinds.items())
+    examples = "; ".join(p.message for p in problems[:most])
     more = f"; and {len(problems) - most} more" if len(problems) > most else ""
-    return f"{', '.join(f'{n} x {k}' for k, n in kinds.items())}: {'; '.join(p.message for p in problems[:most])}{more}"
+    return f"{counts}: {examples}{more}"
 
 # %% ../nbs/04_survey.ipynb #b12c4053
 _PACKED = "packed.parquet"
@@ -351,27 +424,31 @@ def _survey_stamp(
     path,  # folder of a Survey
 ) -> str:
     "Hash of name, size and time of the catalog and of each image"
-    folder = Path(path) / "images"
-    entries = [*(Path(path) / f"catalog.{s}" for s in ("parquet", "csv")), *(os.scandir(folder) if folder.is_dir() else [])]
-    found = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file())
-    return blake2b(repr(found).encode(), digest_size=16).hexdigest()
+    path = Path(path)
+    entries = [path / "catalog.parquet", path / "catalog.csv"]
+    if (path / "images").is_dir(): entries += os.scandir(path / "images")
+    states = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file())
+    return blake2b(repr(states).encode(), digest_size=16).hexdigest()
 
 # %% ../nbs/04_survey.ipynb #bb152342
 def pack(
     path,  # folder of a Survey
 ) -> Path:  # of the packed file
-    "Write packed.parquet: the catalog's columns, and the bytes of each cutout as `image` (null where the file is missing)"
-    survey, file = read_survey(path), Path(path) / _PACKED
+    "Write packed.parquet: the catalog's columns, and the bytes of each cutout as `image` (null if the file is missing)"
+    survey = read_survey(path)
+    file = Path(path) / _PACKED
     files = survey.image_files
-    known = {"galaxy_cnn": json.dumps({"stamp": _survey_stamp(path), "suffix": survey.suffix, "survey": survey.info})}
+    known = {"stamp": _survey_stamp(path), "suffix": survey.suffix, "survey": survey.info}
     table = pa.Table.from_pandas(survey.catalog, preserve_index=False)
-    schema = table.schema.append(pa.field("image", pa.binary())).with_metadata(known)
-    with atomic_path(file) as tmp, tqdm(total=len(survey), desc="packing", unit=" galaxies", delay=2, leave=False) as bar:
-        with pq.ParquetWriter(tmp, schema, compression={name: "none" if name == "image" else "zstd" for name in schema.names}) as writer:
-            for start in range(0, len(survey), ROW_GROUP):
-                data = [_bytes_of(file) for file in files[start:start + ROW_GROUP]]
-                writer.write_table(table.slice(start, ROW_GROUP).append_column("image", pa.array(data, pa.binary())).cast(schema))
-                bar.update(len(data))
+    schema = table.schema.append(pa.field("image", pa.binary())).with_metadata({"galaxy_cnn": json.dumps(known)})
+    compression = {name: "none" if name == "image" else "zstd" for name in schema.names}  # a JPEG is compressed already
+    bar = tqdm(total=len(survey), desc="packing", unit=" galaxies", delay=2, leave=False)
+    with bar, atomic_path(file) as tmp, pq.ParquetWriter(tmp, schema, compression=compression) as writer:
+        for start in range(0, len(survey), ROW_GROUP):
+            data = [bytes_or_none(f) for f in files[start:start + ROW_GROUP]]
+            group = table.slice(start, ROW_GROUP).append_column("image", pa.array(data, pa.binary()))
+            writer.write_table(group.cast(schema))
+            bar.update(len(data))
     return file
 
 # %% ../nbs/04_survey.ipynb #da67f586
@@ -386,8 +463,13 @@ def is_fresh(
 # %% ../nbs/04_survey.ipynb #754803d8
 class PackedCutouts(Sequence):
     "Cutouts of a Survey out of its packed file, as `PackedCutout`s, a row group in memory at a time"
-    def __init__(self, survey):
-        self.files, self.parquet, self.held = survey.image_files, pq.ParquetFile(survey.path / _PACKED), (None, None)
+    def __init__(
+        self,
+        survey,  # whose folder holds packed.parquet
+    ):
+        self.files = survey.image_files
+        self.parquet = pq.ParquetFile(survey.path / _PACKED)
+        self.held = (None, None)  # number of a row group, and its images
         ids = self.parquet.read(["objID"])["objID"].to_numpy()
         self.rows = pd.Index(ids).get_indexer(survey.catalog["objID"])
 
@@ -403,12 +485,12 @@ class PackedCutouts(Sequence):
 
 # %% ../nbs/04_survey.ipynb #aba1503a
 def image_sources(
-    survey,
+    survey: Survey,
 ) -> Sequence:  # of what `read_image` takes, in catalog order
-    "The cutouts of a Survey: out of its packed file, made again where the Survey has changed, or its files where nothing is packed or can be"
+    "Cutouts of a Survey: out of its packed file, which is made again if the Survey has changed, else its files"
     file = survey.path / _PACKED
     if not file.is_file(): return survey.image_files
     try:
         if not is_fresh(file): pack(survey.path)
         return PackedCutouts(survey)
-    except OSError: return survey.image_files
+    except OSError: return survey.image_files  # a disk that cannot be written, for instance
