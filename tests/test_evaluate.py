@@ -14,7 +14,7 @@ from galaxy_cnn.files import InputError
 from galaxy_cnn.metrics import (
     METRICS, bootstrap, median_bias, nmad, paired_difference, resamples, rmse, scores, with_interval,
 )
-from galaxy_cnn.run import predict_array, predict_files, read_run
+from galaxy_cnn.run import read_run
 from galaxy_cnn.survey import read_survey, write_survey
 from galaxy_cnn.train import train
 
@@ -150,15 +150,16 @@ def test_a_gallery_of_fewer_galaxies_than_it_has_places(mock_survey):
 
 def test_evaluate_leaves_what_it_should_and_says_the_same_twice(run, mock_survey):
     first = numbers(json.loads((run.path / "metrics.json").read_text()))
+    card = (run.path / "model.json").read_bytes()
     metrics = evaluate(run.path)
     pd.testing.assert_series_equal(numbers(metrics), first, rtol=1e-9)  # a forest adds up its trees in the order in which they end
     table, split = pd.read_parquet(run.path / "predictions.parquet"), run.split
     assert table["objID"].dtype == "Int64" and table["image"].tolist() == [str(i) for i in mock_survey.catalog["objID"]]
-    assert (table["split"].to_numpy() == split.to_numpy()).all() and set(mock_survey.catalog) < set(table)
+    assert (table["split"] == split.names).all() and set(mock_survey.catalog) < set(table)
     found = metrics["targets"]["metallicity"]
-    assert metrics["sky"] == "mock" and metrics["split"] == "test" and metrics["n"] == (split == "test").sum() == found["cnn"]["rmse"]["n"]
+    assert metrics["sky"] == "mock" and metrics["split"] == "test" and metrics["n"] == split.held_out.sum() == found["cnn"]["rmse"]["n"]
     assert {"label_noise", "quoted_label_noise", "cnn_against_truth"} <= set(found) and "mean" in found["baselines"]
-    assert read_run(run.path).card["headline"]["metallicity"]["nmad"] == found["cnn"]["nmad"]
+    assert (run.path / "model.json").read_bytes() == card, "the card is written once, by the training"
     assert not list(run.path.rglob(".*")), "no temporary file is left behind"
 
 
@@ -181,26 +182,26 @@ def test_the_held_out_prediction_comes_from_the_network_that_never_saw_the_galax
     metrics = evaluate(run, figure_format="pdf")
     table = pd.read_parquet(run.path / "predictions.parquet").set_index("objID")
     for k in range(2):
-        ids = run.split.index[run.split == f"fold{k}"][:20]
-        expected = predict_files(run, [mock_survey.image_path(i) for i in ids], k)
+        ids = run.split.objID[run.split.names == f"fold{k}"][:20]
+        expected = run.predict([mock_survey.image_path(i) for i in ids], k).mean
         assert np.allclose(table.loc[ids, ["metallicity_pred", "log_mass_pred"]], expected, atol=1e-5)
-        assert not np.allclose(expected, predict_files(run, [mock_survey.image_path(i) for i in ids], 1 - k), atol=1e-4)
-    assert metrics["split"] == "out-of-fold" and metrics["n"] == run.split.str.startswith("fold").sum() and set(metrics["targets"]) == {"metallicity", "log_mass"}
+        assert not np.allclose(expected, run.predict([mock_survey.image_path(i) for i in ids], 1 - k).mean, atol=1e-4)
+    assert metrics["split"] == "out-of-fold" and metrics["n"] == run.split.held_out.sum() and set(metrics["targets"]) == {"metallicity", "log_mass"}
     assert {"density.pdf", "density_log_mass.pdf", "history.pdf"} <= {f.name for f in (run.path / "figures").iterdir()}
 
 
 def test_predictions_are_the_same_whichever_way_the_galaxy_lies(run, mock_survey):
     from galaxy_cnn.images import read_images
     images = read_images(mock_survey.image_files[:8])
-    plain = predict_array(run, images)
+    plain = run.predict(images).mean
     for view in (images[:, ::-1], images[:, :, ::-1], images.transpose(0, 2, 1, 3), np.rot90(images, 3, (1, 2))):
-        assert np.allclose(predict_array(run, np.ascontiguousarray(view)), plain, atol=1e-4)
+        assert np.allclose(run.predict(np.ascontiguousarray(view)).mean, plain, atol=1e-4)
 
 
 def test_half_precision_moves_a_prediction_by_less_than_a_hundredth(run, mock_survey):
-    full = predict_files(run, mock_survey.image_files[:16])
+    full = run.predict(mock_survey.image_files[:16]).mean
     run.card["precision"] = "bf16"
-    assert np.abs(predict_files(run, mock_survey.image_files[:16]) - full).max() < 0.01
+    assert np.abs(run.predict(mock_survey.image_files[:16]).mean - full).max() < 0.01
 
 
 def test_whole_cells_of_sky_can_be_drawn(run, mock_survey):
@@ -219,12 +220,12 @@ def test_another_survey_is_refused_and_a_moved_one_is_found(run, mock_survey, tm
 
 
 def test_too_few_held_out_galaxies_are_too_few(run, monkeypatch):
-    monkeypatch.setattr("galaxy_cnn.evaluate.held_out_mask", lambda run, split: (np.arange(len(split)) < 2, "test"))
+    monkeypatch.setattr("galaxy_cnn.splits.is_held_out", lambda names: np.arange(len(names)) < 2)
     with pytest.raises(InputError, match="2 test galaxies, too few"): evaluate(run)
 
 
 def test_an_image_lost_since_training_is_named(run, mock_survey, tmp_path):
-    with pytest.raises(InputError, match="does not exist"): predict_files(run, [*mock_survey.image_files[:3], tmp_path / "gone.jpg"])
+    with pytest.raises(InputError, match="does not exist"): run.predict([*mock_survey.image_files[:3], tmp_path / "gone.jpg"])
 
 
 def test_the_real_sample_pools_its_folds(real, tmp_path):

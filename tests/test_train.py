@@ -13,17 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from galaxy_cnn import checkpoint as checkpoint_module
 from galaxy_cnn import train as train_module
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.images import read_images
 from galaxy_cnn.learner import BF16_FLAGS, cpu_flags
 from galaxy_cnn.models import ScaledRMSE, create_model, head_layer
-from galaxy_cnn.pretrain import pretrain
-from galaxy_cnn.run import CHECKPOINT_FILE, predict_array, read_run
+from galaxy_cnn.run import CHECKPOINT_FILE, read_run
 from galaxy_cnn.survey import MISSING, Survey, read_survey, write_survey
-from galaxy_cnn.train import train, warm_start
+from galaxy_cnn.train import fit_error_model, pretrain, train, warm_start
+from galaxy_cnn.uncertainty import ErrorModel
 
-SMALL = dict(arch="xresnet_tiny", epochs=5, bs=16, precision="fp32", device="cpu", quiet=True)
+SMALL = dict(arch="xresnet_tiny", epochs=5, bs=16, precision="fp32", device="cpu", calibrate=False, quiet=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,7 +84,7 @@ def test_sigma_has_no_say_in_what_the_network_looks_for():
 CHILD = textwrap.dedent("""
     import os, signal, sys
     import torch
-    from galaxy_cnn import learner, train
+    from galaxy_cnn import checkpoint, learner, train
     torch.set_num_threads(2)
     survey, out, options, where, count = sys.argv[1], sys.argv[2], eval(sys.argv[3]), sys.argv[4], int(sys.argv[5])
     calls = 0
@@ -100,10 +101,10 @@ CHILD = textwrap.dedent("""
             return result
         return wrapper
 
-    if where == "write": train.save_file = counted(train.save_file)  # half of a checkpoint is on disk
+    if where == "write": checkpoint.save_file = counted(checkpoint.save_file)  # half of a checkpoint is on disk
     if where == "step": learner.EpochHistory.after_batch = counted(learner.EpochHistory.after_batch)
-    if where == "history": train.write_history = counted(train.write_history, before=True)  # checkpoint written, history.csv not
-    if where == "card": train.write_card = counted(train.write_card, before=True)
+    if where == "history": checkpoint.write_history = counted(checkpoint.write_history, before=True)  # checkpoint written, history.csv not
+    if where == "card": train._write_card = counted(train._write_card, before=True)
     train.train(survey, out, **options)
 """)
 
@@ -129,13 +130,13 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(few, tmp_pat
 def test_ctrl_c_says_how_to_go_on_and_the_tutorials_loader_resumes_exactly(few, tmp_path, monkeypatch, capsys):
     options = dict(arch="xresnet9", size=32, epochs=3, bs=8, split_by="random", precision="fp32", device="cpu", quiet=True)
     whole = train(few, tmp_path / "whole", **options)
-    write = train_module.write_history
+    write = checkpoint_module.write_history
     def interrupted(out, rows):
         write(out, rows)
         if len(rows) == 2: raise KeyboardInterrupt
-    monkeypatch.setattr(train_module, "write_history", interrupted)
+    monkeypatch.setattr(checkpoint_module, "write_history", interrupted)
     with pytest.raises(Incomplete, match="same command with --resume"): train(few, tmp_path / "stopped", **options)
-    monkeypatch.setattr(train_module, "write_history", write)
+    monkeypatch.setattr(checkpoint_module, "write_history", write)
     with pytest.raises(InputError, match="unfinished Run: go on with --resume"): train(few, tmp_path / "stopped", **options)
     with pytest.raises(InputError, match="lr was 0.01, now 0.02"): train(few, tmp_path / "stopped", resume=True, lr=0.02, **options)
     other = Survey(few.path, few.catalog.assign(oh_p50=few.catalog["oh_p50"] + 0.1), few.info)
@@ -160,7 +161,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(mock_survey, 
     again, other = (train(mock_survey, tmp_path / str(seed), seed=seed, **SMALL) for seed in (0, 1))
     assert largest_difference(run.path, again.path) <= 1e-6
     pd.testing.assert_frame_equal(run.history().drop(columns="seconds"), again.history().drop(columns="seconds"), atol=1e-6)
-    assert largest_difference(run.path, other.path) > 1e-3 and not run.split.equals(other.split)
+    assert largest_difference(run.path, other.path) > 1e-3 and (run.split.names != other.split.names).any()
 
 
 def test_shuffled_labels_score_like_predicting_the_mean(mock_survey, tmp_path):
@@ -172,7 +173,7 @@ def test_shuffled_labels_score_like_predicting_the_mean(mock_survey, tmp_path):
     learned = {}
     for name, survey in {"true": mock_survey, "shuffled": read_survey(tmp_path)}.items():
         trained = train(survey, tmp_path / "runs" / name, **options)
-        y, fold = survey.target("metallicity"), trained.split.str[-1].to_numpy()
+        y, fold = survey.target("metallicity"), trained.split.network
         of_the_mean = np.sqrt(np.mean([np.mean((y[fold == k] - y[(fold != k)].mean()) ** 2) for k in "01"]))
         learned[name] = trained.card["headline"]["valid_rmse_metallicity"] / of_the_mean
     assert learned["true"] < 0.85 and 0.95 < learned["shuffled"] < 1.15, learned
@@ -292,7 +293,7 @@ def test_damaged_runs(copy, fault):
 
 def test_a_run_knows_its_survey(run, mock_survey, tmp_path):
     assert run.survey().fingerprint == mock_survey.fingerprint
-    assert set(run.split.index) == set(mock_survey.catalog["objID"])
+    assert set(run.split.objID) == set(mock_survey.catalog["objID"])
     shutil.copytree(mock_survey.path, tmp_path / "moved")
     assert run.survey(tmp_path / "moved").catalog.equals(mock_survey.catalog)
     os.remove(sorted((tmp_path / "moved/images").iterdir())[0])
@@ -312,9 +313,9 @@ def test_a_few_galaxies_start_from_the_pretrained_network(mock_survey, tmp_path,
     assert "5 networks start from the one pretrained on a mock sky" in capsys.readouterr().out
     assert run.folds == 5 and run.gp["share"] == 0.5
     true, images = mock_survey.target("metallicity"), read_images(mock_survey.image_files)
-    fold, held = run.split.str[-1].to_numpy(), run.split.str.startswith("fold").to_numpy()
+    fold, held = run.split.network, run.split.held_out
     pred = np.full(len(true), np.nan)
-    for k in range(5): pred[fold == str(k)] = predict_array(run, images[fold == str(k)], k)[:, 0]
+    for k in range(5): pred[fold == k] = run.predict(images[fold == k], k).mean[:, 0]
     assert np.sqrt(np.mean((pred - true)[held] ** 2)) == pytest.approx(run.card["headline"]["valid_rmse_metallicity"], abs=2e-4)
     assert run.card["headline"]["valid_rmse_metallicity"] < 0.75 * true[held].std()
     for name, message in (("gp.safetensors", "gp.safetensors is missing or damaged"), ("models/frozen.safetensors", "frozen.safetensors is missing or damaged")):
@@ -328,6 +329,25 @@ def test_a_few_galaxies_start_from_the_pretrained_network(mock_survey, tmp_path,
 def test_what_is_told_otherwise(few, tmp_path, options, folds):
     run = train(few, tmp_path / "run", epochs=1, split_by="random", precision="fp32", device="cpu", quiet=True, **options)
     assert run.folds == folds and run.card["gp"] is None and (run.card["init"] is not None) == ("pretrained" in options.values())
+
+
+def test_the_error_model_is_the_last_act_and_is_made_up_for_when_a_finished_run_is_resumed(few, tmp_path):
+    options = dict(arch="xresnet_tiny", epochs=1, split_by="random", folds=2, init=None, precision="fp32", device="cpu", quiet=True)
+    run = train(few, tmp_path / "run", **options)
+    errors, card = ErrorModel.load(run.path), (run.path / "model.json").read_bytes()
+    assert errors.calibrations["metallicity"].n == len(few)
+    (run.path / "calibration.json").unlink()
+    again = ErrorModel.load(train(few, run.path, resume=True, **options).path)
+    assert again.calibrations == errors.calibrations and (run.path / "model.json").read_bytes() == card
+    assert fit_error_model(run, few, run.predict(few)).calibrations == errors.calibrations
+
+
+def test_no_accessor_of_a_run_writes(run):
+    before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*")}
+    again = read_run(run.path)
+    again.split, again.networks, again.gp, again.history(), again.describe(), again.survey(), ErrorModel.load(run.path)
+    again.predict(again.survey())
+    assert {p: p.stat().st_mtime_ns for p in run.path.rglob("*")} == before
 
 
 def test_starts_that_cannot_be(few, tmp_path):
@@ -364,7 +384,7 @@ def test_pretraining_reads_many_quantities_and_its_head_is_taken_over(mock_surve
 def test_real_galaxies_teach_the_small_network_something(real, tmp_path):
     run = train(real / "sdss_sample", tmp_path / "run", init=None, epochs=20, quiet=True)
     assert run.card["arch"] == "xresnet_tiny" and run.card["split"]["by"] == "random"
-    scatter = np.std(run.survey().target("metallicity")[run.split == "valid"])
+    scatter = np.std(run.survey().target("metallicity")[run.split.valid()])
     assert run.card["headline"]["valid_rmse_metallicity"] < 0.75 * scatter
 
 
