@@ -6,7 +6,7 @@
 __all__ = ['optimizer_state', 'restore_optimizer', 'Progress', 'save_checkpoint', 'load_checkpoint', 'restore_learner',
            'write_history', 'Checkpoint']
 
-# %% ../nbs/28_checkpoint.ipynb #e6843f04
+# %% ../nbs/28_checkpoint.ipynb #ab7297d1
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -51,7 +51,8 @@ def restore_optimizer(
     params = [p for group in opt.param_lists for p in group]
     has_slow = numbers["count"] is not None
     if len(params) != len(numbers["state"]) or has_slow != hasattr(opt, "slow_weights"):
-        raise ValueError(f"The memory of an optimizer of {len(numbers['state'])} tensors does not fit one of {len(params)}.")
+        raise ValueError(f"The memory of an optimizer of {len(numbers['state'])} tensors does not fit one "
+                         f"of {len(params)}.")
     state = [dict(s) for s in numbers["state"]]
     for key, value in tensors.items():
         kind, i, *name = key.split(".")

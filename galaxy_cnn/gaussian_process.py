@@ -34,7 +34,8 @@ class GaussianProcess:
         kept = np.arange(len(X)) if self.order is None else np.argsort(self.order, kind="stable")
         tune, keep = kept[:GP_TUNE], kept[:GP_KEEP]
         signal = ConstantKernel(1.0, (0.05, 1e3)) * RBF(2 * X.shape[1] ** 0.5, (1, 1e3))
-        self.model = GaussianProcessRegressor(signal + WhiteKernel(0.25, (1e-3, 2.0)), normalize_y=True).fit(X[tune], y[tune])
+        kernel = signal + WhiteKernel(0.25, (1e-3, 2.0))
+        self.model = GaussianProcessRegressor(kernel, normalize_y=True).fit(X[tune], y[tune])
         if len(keep) > len(tune):
             found = self.model.kernel_
             self.model = GaussianProcessRegressor(found, optimizer=None, normalize_y=True).fit(X[keep], y[keep])
@@ -76,7 +77,7 @@ def gp_inputs(
     size,  # [px] of the crop that the network sees
     features,  # [n] of `measure_images`
 ) -> np.ndarray:  # float64 [n, targets of the frozen network + features]
-    "Readings of the frozen network beside the features; always in fp32 on the CPU, so that they are the same everywhere"
+    "Readings of the frozen network beside the features; always in fp32 on the CPU, so the same everywhere"
     x = network_input(images, size, (frozen["image_mean"], frozen["image_std"]))
     readings = predict_tta(model, x).mean(0)[:, :len(frozen["targets"])]
     return np.c_[readings.double().numpy(), features[gp_columns()].to_numpy()]

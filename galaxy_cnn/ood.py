@@ -104,7 +104,7 @@ def _with_logarithms(
     logarithms = np.log(np.clip(measured[:, logged], 0, None) + 0.01)  # 0.01: a share of zero stays finite
     return np.c_[measured[:, plain], logarithms]
 
-# %% ../nbs/21_ood.ipynb #7f36cee1
+# %% ../nbs/21_ood.ipynb #b3027393
 def ood_features(
     images,  # uint8 [n, H, W, 3]
     features=None,  # of `measure_images`, if they are known already (square images only)

@@ -59,7 +59,10 @@ class Run:
 
     def weights_file(self, k): return self.path / self.card["networks"][k]["file"]
 
-    def new_model(self): return create_model(self.card["arch"], len(self.targets), self.card["self_attention"], sigma=True)
+    def new_model(self, targets=None):
+        "Untrained network of the card's architecture, for the Run's targets or others"
+        n = len(targets or self.targets)
+        return create_model(self.card["arch"], n, self.card["self_attention"], sigma=True)
 
     @cached_property
     def networks(self):
@@ -71,7 +74,7 @@ class Run:
 
     @cached_property
     def gp(self):
-        "What the Gaussian processes need, or None: `frozen` network, `arrays` by network and target, `share` of the network"
+        "Gaussian processes, or None: the card's entry, the frozen `model`, `arrays` by network and target"
         card = self.card["gp"]
         if not card: return None
         arrays = {}
@@ -79,8 +82,8 @@ class Run:
             k, target, part = name.split("/")
             arrays.setdefault((int(k), target), {})[part] = v
         frozen = card["frozen"]
-        model = create_model(self.card["arch"], len(frozen["targets"]), self.card["self_attention"], sigma=True)
-        return {**card, "model": load_weights(model, self.path / frozen["file"]).eval(), "arrays": arrays}
+        model = load_weights(self.new_model(frozen["targets"]), self.path / frozen["file"])
+        return {**card, "model": model.eval(), "arrays": arrays}
 
     def survey(self, path=None):
         "Galaxies that the Run used, from where they were or from `path`; `InputError` if it is another Survey"
@@ -92,7 +95,8 @@ class Run:
         if survey.fingerprint != known["fingerprint"]:
             raise InputError(
                 f"{path} is not the Survey that {self.path} was trained on ({len(survey)} galaxies, fingerprint "
-                f"{survey.fingerprint[:8]}; expected {known['n']}, {known['fingerprint'][:8]}): give that one, or use `predict`.")
+                f"{survey.fingerprint[:8]}; expected {known['n']}, {known['fingerprint'][:8]}): give that one, "
+                "or use `predict`.")
         return survey.select(~survey.catalog["objID"].isin(known["dropped"]))
 
     def split_of(self, survey):
@@ -115,8 +119,8 @@ class Run:
         errors = ", ".join(f"{t} {c['headline'][f'valid_rmse_{t}']:.4f}" for t in self.targets)
         gp = " and a Gaussian process" if c["gp"] else ""
         sky = " (mock)" if c["survey"]["mock"] else ""
-        return (f"{self.path}: {len(c['networks'])} x {c['arch']}{gp}, {c['recipe']['epochs']} epochs, {c['precision']} on "
-                f"{c['device']}, {c['wall_seconds']:.0f} s; RMSE on the galaxies held out{sky}: {errors}.")
+        how = f"{c['recipe']['epochs']} epochs, {c['precision']} on {c['device']}, {c['wall_seconds']:.0f} s"
+        return f"{self.path}: {len(c['networks'])} x {c['arch']}{gp}, {how}; RMSE on the galaxies held out{sky}: {errors}."
 
     def predict(
         self,
@@ -126,13 +130,14 @@ class Run:
         bs=256,  # images in a batch
     ) -> Prediction:  # raw sigmas; `Prediction.to_table` calibrates them
         """Predictions for images, files or a Survey: the mean over all networks, save that galaxies of the Run's own
-        folds are answered by the network that has not seen them; `InputError` names the first file that cannot be read"""
+        folds are answered by the network that has not seen them; `InputError` names a file that cannot be read"""
         if isinstance(source, Survey): return _predict_survey(self, source, network, tta, bs)
         if isinstance(source, np.ndarray) and source.ndim == 4: return _predict_images(self, source, network, tta, bs)
         return _predict_files(self, source, network, tta, bs)
 
 # %% ../nbs/27_run.ipynb #cb0a37c6
-_CARD_KEYS = ("format", "arch", "self_attention", "size", "targets", "networks", "gp", "split", "survey", "recipe", "precision", "seed")
+_CARD_KEYS = ("format", "arch", "self_attention", "size", "targets", "networks", "gp", "split", "survey", "recipe",
+              "precision", "seed")
 
 def read_run(
     path,  # the folder
@@ -149,12 +154,13 @@ def read_run(
                              "copy the whole Run again or train anew.")
     return run
 
-# %% ../nbs/27_run.ipynb #537a9acb
+# %% ../nbs/27_run.ipynb #d33c6f43
 def _read_card(path):
     "Card of the Run in a folder, or `InputError`"
     file = path / CARD_FILE
     if not file.is_file() and (path / "checkpoint").is_dir():
-        raise InputError(f"{path} holds an unfinished Run (no {CARD_FILE}): finish it with `galaxy-cnn train ... --resume`.")
+        raise InputError(f"{path} holds an unfinished Run (no {CARD_FILE}): "
+                         "finish it with `galaxy-cnn train ... --resume`.")
     if not file.is_file():
         raise InputError(f"{path} holds no Run (no {CARD_FILE}): train one with `galaxy-cnn train SURVEY --out RUN`.")
     card = read_json(file)
@@ -162,7 +168,8 @@ def _read_card(path):
     if missing:
         raise InputError(f"{file} is not the card of a Run (it lacks {', '.join(missing)}): restore it or train anew.")
     if card["format"] != RUN_FORMAT:
-        raise InputError(f"{file} has format {card['format']}, this version of galaxy_cnn reads {RUN_FORMAT}: update it.")
+        raise InputError(f"{file} has format {card['format']}, this version of galaxy_cnn reads {RUN_FORMAT}: "
+                         "update it.")
     return card
 
 # %% ../nbs/27_run.ipynb #be9ede40

@@ -25,8 +25,9 @@ def hash01(
     kind="",  # at most 16 letters; the same integer of another kind hashes to another number
 ) -> np.ndarray:  # float64 [n]
     "Hash integers and a seed to numbers in [0, 1), the same ones on any machine (BLAKE2b, RFC 7693)"
-    salt = dict(digest_size=8, key=int(seed).to_bytes(8, "little", signed=True), person=kind.encode())
-    digests = b"".join(blake2b(int(k).to_bytes(8, "little", signed=True), **salt).digest() for k in keys)
+    def eight_bytes(number): return int(number).to_bytes(8, "little", signed=True)
+    salt = dict(digest_size=8, key=eight_bytes(seed), person=kind.encode())
+    digests = b"".join(blake2b(eight_bytes(k), **salt).digest() for k in keys)
     return (np.frombuffer(digests, "<u8") >> 11) * 2.0**-53  # the upper 53 bits, all that a float64 holds
 
 # %% ../nbs/05_splits.ipynb #ba915cca
@@ -105,8 +106,8 @@ def _positions(catalog):
     wrong = ~(np.isfinite(ra) & (np.abs(ra) <= 360) & (np.abs(dec) <= 90))
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputError(f"objID {catalog['objID'].iloc[row]} has no position on the sky (ra {ra[row]:g}, dec {dec[row]:g} deg; "
-                         f"{wrong.sum()} such rows): mend it, or split by 'random'.")
+        raise InputError(f"objID {catalog['objID'].iloc[row]} has no position on the sky (ra {ra[row]:g}, "
+                         f"dec {dec[row]:g} deg; {wrong.sum()} such rows): mend it, or split by 'random'.")
     return sky_vectors(ra, dec)
 
 # %% ../nbs/05_splits.ipynb #fe54a50d
@@ -176,7 +177,7 @@ def split_for_fold(
     u, edge = _split_numbers(catalog, seed, by)
     return np.where(np.floor(k * u) != fold, "train", np.where(edge, BUFFER, "valid"))
 
-# %% ../nbs/05_splits.ipynb #fb1e3594
+# %% ../nbs/05_splits.ipynb #4d41b4e3
 @dataclass(frozen=True)
 class Split:
     "The galaxies that train, validate, calibrate and score one network, or one network per fold"
@@ -185,7 +186,7 @@ class Split:
     by: str  # 'sky' or 'random'
     seed: int
     folds: int | None = None  # number of folds, None for one split
-    cell_fold: np.ndarray | None = None  # int [n], with folds: that of the galaxy's cell, whether it lies in the buffer or not
+    cell_fold: np.ndarray | None = None  # int [n], with folds: that of the galaxy's cell, in the buffer too
 
     @classmethod
     def make(
@@ -252,7 +253,7 @@ class Split:
         names, n = np.unique(self.names, return_counts=True)
         return dict(zip(names.tolist(), n.tolist()))
 
-# %% ../nbs/05_splits.ipynb #2fde281d
+# %% ../nbs/05_splits.ipynb #b3ecea68
 def is_held_out(
     names,  # str [n], as in `Split.names`, or the column `split` of a table of predictions
 ) -> np.ndarray:  # bool [n]

@@ -149,7 +149,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_tutorials_loader_resumes_exactly(few, 
 
 
 def test_a_damaged_checkpoint_is_named(mock_survey, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_module, "write_card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(train_module, "_write_card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(Incomplete): train(mock_survey, tmp_path / "run", **SMALL | dict(epochs=1))
     (tmp_path / "run" / CHECKPOINT_FILE).write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a checkpoint that can be continued"): train(mock_survey, tmp_path / "run", resume=True, **SMALL | dict(epochs=1))
