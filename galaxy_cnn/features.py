@@ -136,7 +136,7 @@ def _clipped_rms(
     level = np.clip(level, -_NOISE_CLIP, _NOISE_CLIP)
     return np.sqrt(np.vecdot(level, level) / level.shape[-1])
 
-# %% ../nbs/20_features.ipynb #893cc637
+# %% ../nbs/20_features.ipynb #9eca8223
 def _noise_correlation(
     f: SkySubtracted,
 ) -> dict:  # name -> [n]
@@ -305,7 +305,7 @@ def moment_features(
         "offset": np.hypot(mx, my),
     }
 
-# %% ../nbs/20_features.ipynb #36a1841e
+# %% ../nbs/20_features.ipynb #9c498ecc
 def gini(
     values,  # [..., k] levels of pixels
     is_sorted=False,  # True saves a sort, where the values are >= 0 and increasing already
@@ -344,7 +344,7 @@ _describe_features(
 )
 _describe_features("brightness", "ln level", peak="fifth brightest pixel within 6 px, white light")
 
-# %% ../nbs/20_features.ipynb #025dd926
+# %% ../nbs/20_features.ipynb #63343c10
 def _above_surroundings(
     cut,  # int16 [n, rows, columns]
 ) -> np.ndarray:  # int16 [n, rows - 4, columns - 4]

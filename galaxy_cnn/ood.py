@@ -104,7 +104,7 @@ def _with_logarithms(
     logarithms = np.log(np.clip(measured[:, logged], 0, None) + 0.01)  # 0.01: a share of zero stays finite
     return np.c_[measured[:, plain], logarithms]
 
-# %% ../nbs/21_ood.ipynb #b3027393
+# %% ../nbs/21_ood.ipynb #530284a9
 def ood_features(
     images,  # uint8 [n, H, W, 3]
     features=None,  # of `measure_images`, if they are known already (square images only)
@@ -235,7 +235,7 @@ class OODDetector:
     def fit(
         cls,
         pictures,  # uint8 [n, H, W, 3] of training galaxies, or `ood_features` of them
-        seed=0,  # of the part that is kept, where there are more than `MAX_REFERENCES`
+        seed=0,  # of the part that is kept of more than `MAX_REFERENCES`
     ):
         "A detector of what is unlike these galaxies; `InputError` for fewer than 100, or for images that are too small"
         table = _as_ood_features(pictures)

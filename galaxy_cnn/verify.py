@@ -56,7 +56,7 @@ class Verification:
 
     @property
     def table(self):
-        "One row for each kind of thing"
+        "Counts, one row for each kind of file"
         rows = []
         for what in "cutout", "catalog", "part", "record", "survey.json", "sums", "stray":
             states = [f.state for f in self.findings if f.what == what]

@@ -124,7 +124,7 @@ def text_jpeg(size):
 
     from PIL import Image
     buffer = BytesIO()
-    Image.new("RGB", (size, size), "grey").save(buffer, "JPEG")
+    Image.new("RGB", (size, size), "gray").save(buffer, "JPEG")
     return buffer.getvalue()
 
 

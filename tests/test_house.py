@@ -82,6 +82,21 @@ def test_a_chapter_opens_with_a_title_and_a_sentence_and_tests_what_it_exports(n
 
 def test_the_numbers_of_the_readme_are_those_of_the_results():
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    from readme import with_results
+    from readme import results_page, with_results
     text = (ROOT / "README.md").read_text()
     assert with_results(text, ROOT / "results") == text, "run python benchmarks/readme.py"
+    assert results_page(ROOT / "results") == (ROOT / "results/README.md").read_text(), "run python benchmarks/readme.py"
+
+
+def test_the_links_of_the_readmes_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "results/README.md", ROOT / "data/README.md"):
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_ten_lines_of_the_readme_run_as_they_stand(tmp_path):
+    code, = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(code.strip().splitlines()) <= 11
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "dex, mock" in done.stdout and "metallicity_hi90" in done.stdout
