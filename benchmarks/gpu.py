@@ -45,16 +45,16 @@ from galaxy_cnn.loaders import in_memory_dls, load_cutouts, make_dls
 from galaxy_cnn.metrics import bootstrap, rmse
 from galaxy_cnn.models import FaithfulLoss, create_model, forward, network_input
 from galaxy_cnn.predict import predict
-from galaxy_cnn.run import answer_survey, predict_images, read_run
+from galaxy_cnn.run import read_run
 from galaxy_cnn.splits import assign_split
 from galaxy_cnn.survey import pack, read_survey, write_survey
-from galaxy_cnn.train import calibrate, train
-from galaxy_cnn.uncertainty import CALIBRATION, DETECTOR
+from galaxy_cnn.train import fit_error_model, train
+from galaxy_cnn.uncertainty import CALIBRATION_FILE, DETECTOR_FILE
 
 TARGETS = ("metallicity",)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 DRAW = "import sys; from galaxy_cnn.mock_images import make_mock; make_mock(sys.argv[1], n=int(sys.argv[2]), seed=3, workers=int(sys.argv[3]))"
-STAGES = ("_load_labelled", "make_plan", "_prepare_run_folder", "make_network", "save_checkpoint", "fit_network", "write_card", "read_run")  # functions of `galaxy_cnn.train` that a cold training is timed by
+STAGES = ("_load_labelled", "make_plan", "_prepare_run_folder", "make_network", "_fit_network", "_write_card", "read_run")  # functions of `galaxy_cnn.train` that a cold training is timed by
 COLD = """
 import time; start = time.perf_counter()
 import json, resource, sys, torch
@@ -67,7 +67,7 @@ def timed(name, function):
         finally: spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
     return call
 for name in stages.split(","): setattr(module, name, timed(name, getattr(module, name)))
-timed("train", module.train)(survey, out, arch=arch, bs=int(bs), size=int(size), epochs=int(epochs), device=device, quiet=True)
+timed("train", module.train)(survey, out, arch=arch, bs=int(bs), size=int(size), epochs=int(epochs), device=device, calibrate=False, quiet=True)
 peak = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None
 print(json.dumps({"seconds": spent, "bytes_on_gpu": peak, "bytes_in_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 """
@@ -574,8 +574,8 @@ def run_of(bench):
 
 def without_errors(run):
     "Make a Run's predictions those of the network alone, with neither error bars nor flag"
-    (run.path / DETECTOR).unlink(missing_ok=True)
-    write_json(run.path / CALIBRATION, {"targets": {}, "notes": ["a benchmark"]})
+    (run.path / DETECTOR_FILE).unlink(missing_ok=True)
+    write_json(run.path / CALIBRATION_FILE, {"targets": {}, "notes": ["a benchmark"]})
 
 
 def prediction(bench, out):
@@ -585,14 +585,13 @@ def prediction(bench, out):
     for tta, views in ((False, "one view"), (True, "eight views")):
         without_errors(run)
         found = out.setdefault(views, {})
-        found["in memory"] = rates(len(images), bench.seconds(lambda: predict_images(run, images, tta=tta), 3, warm=1))
-        found["rmse"] = score(bench, predict_images(run, images[:bench.made["test"]], tta=tta).mean[:, 0])
+        found["in memory"] = rates(len(images), bench.seconds(lambda: run.predict(images, tta=tta), 3, warm=1))
+        found["rmse"] = score(bench, run.predict(images[:bench.made["test"]], tta=tta).mean[:, 0])
         found["packed Survey to table"] = rates(len(held), bench.seconds(lambda: predict(run, held.path, table, tta=tta), 2))
     out["get_preds"] = stock_prediction(bench, run)
     for views in ("one view", "eight views"): out[views]["against get_preds of one view"] = ratio(out[views]["packed Survey to table"], out["get_preds"]["from files"])
     sky = bench.made["sky"]
-    split = assign_split(sky.catalog)
-    calibrate(run, sky, split, answer_survey(run, sky, split))
+    fit_error_model(run, sky)
     out["eight views"]["with error bars and flag"] = rates(len(held), bench.seconds(lambda: predict(run, held.path, table), 2))
 
 

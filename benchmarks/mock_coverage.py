@@ -18,9 +18,9 @@ from galaxy_cnn.figures import (
 from galaxy_cnn.files import write_json
 from galaxy_cnn.metrics import bootstrap, coverage, coverage_by, rmse, sharpness
 from galaxy_cnn.mock_images import make_mock
-from galaxy_cnn.run import answer_files, read_run
-from galaxy_cnn.train import errors_of, train
-from galaxy_cnn.uncertainty import INTERVAL_LEVELS, pit, total_sigma
+from galaxy_cnn.run import read_run
+from galaxy_cnn.train import train
+from galaxy_cnn.uncertainty import INTERVAL_LEVELS, ErrorModel, pit
 
 SEEDS = 11, 12  # of the sky that is trained on, and of the other
 GATED = {"predicted Z": None, "stellar mass": "log_mass", "redshift": "z", "size (petroR90_r)": "petroR90_r"}
@@ -54,9 +54,9 @@ def main():
     skies = [make_mock(args.work / f"sky{seed}-{n}", n=n, seed=seed) for n, seed in zip((args.n, args.test), SEEDS)]
     out = args.work / f"run-{args.n}"
     run = read_run(out) if (out / "model.json").is_file() else train(skies[0], out)
-    errors, survey = errors_of(run), skies[1]
-    found, true, c = answer_files(run, survey.image_files), survey.target("metallicity"), errors.calibrations["metallicity"]
-    pred, sigma = found.mean[:, 0], total_sigma(found.data, found.model)[:, 0]
+    c, survey = ErrorModel.load(run.path).calibrations["metallicity"], skies[1]
+    found, true = run.predict(survey.image_files), survey.target("metallicity")
+    pred, sigma = found.mean[:, 0], found.sigma[:, 0]
     ends, values = c.intervals(pred, sigma), pit(c, true, pred, sigma)
     tables = {name: coverage_by(pred if column is None else survey.target(column), true, ends) for name, column in GATED.items()}
     passed = {name: {f"{100 * level:.0f}": f"{int(t[f'pass_{100 * level:.0f}'].sum())} of {len(t)}" for level in ends} for name, t in tables.items()}
@@ -65,7 +65,7 @@ def main():
     write_json(args.out, {
         "what": "coverage of the intervals of 12 + log(O/H) on a mock sky that the Run has not seen", "sky": "mock", "n": len(true), "calibrated_on": c.n, "rmse": bootstrap(rmse, true, pred),
         "sigma_spread": {"what": "16th, 50th and 84th percentile of the calibrated sigma [dex]", "values": np.quantile(c.apply(pred, sigma)["sigma"], [0.16, 0.5, 0.84])},
-        "components": {"data": float(np.sqrt(np.mean(found.data**2))), "model": float(np.sqrt(np.mean(found.model**2)))},
+        "components": {"data": float(np.sqrt(np.mean(found.aleatoric**2))), "model": float(np.sqrt(np.mean(found.epistemic**2)))},
         "overall": {f"{level:g}": {"coverage": coverage(true, *e), "mean_width": bootstrap(lambda w: w.mean(-1), e[1] - e[0]), **sharpness(true, pred, *e, level)} for level, e in ends.items()},
         "bins_within_three_binomial_sigma": passed, "expected_outside": by_chance, "bins": {name: t.to_dict("records") for name, t in tables.items()}})
     save_figures(args.out.parent, {args.out.stem: figure(true, values, tables, len(true))})

@@ -22,11 +22,10 @@ from galaxy_cnn.figures import MODEL_NAMES, density_figure, new_figure, panel_ti
 from galaxy_cnn.files import read_json, write_json
 from galaxy_cnn.metrics import bootstrap, coverage, nmad, paired_difference, rmse, scores
 from galaxy_cnn.ood import ood_features_of_files
-from galaxy_cnn.run import answer_files, predict_survey, read_run
+from galaxy_cnn.run import read_run
 from galaxy_cnn.splits import assign_folds
 from galaxy_cnn.survey import read_survey
-from galaxy_cnn.train import errors_of
-from galaxy_cnn.uncertainty import INTERVAL_LEVELS, total_sigma
+from galaxy_cnn.uncertainty import INTERVAL_LEVELS, ErrorModel
 
 COMMAND, FOLDS, BASELINES = Path(sys.executable).with_name("galaxy-cnn"), 5, ("mean", "ridge", "random_forest_image", "gaussian_process")
 SIZES, CURVE_FOLDS = (50, 80, 160, 320), 1
@@ -57,14 +56,14 @@ def one_seed(survey, seed, work, features):
     for k in range(FOLDS):
         out, folder = np.flatnonzero(fold == k), work / f"seed{seed}/fold{k}"
         run, took = trained(part(survey, np.flatnonzero(fold != k), folder / "survey"), folder / "default")
-        errors, found = errors_of(run), answer_files(run, files[out])
+        errors, found = ErrorModel.load(run.path), run.predict(files[out])
         pred["cnn"][out], flag[out] = found.mean[:, 0], errors.detector.flag(ood_features_of_files(files[out]))
-        for level in INTERVAL_LEVELS: ends[level][:, out] = errors.calibrations["metallicity"].interval(found.mean[:, 0], total_sigma(found.data, found.model)[:, 0], level)
+        for level in INTERVAL_LEVELS: ends[level][:, out] = errors.calibrations["metallicity"].interval(found.mean[:, 0], found.sigma[:, 0], level)
         others = baseline_predictions(survey, fold != k, seed=seed, features=features, names=BASELINES)
         for name in BASELINES: pred[name][out] = others[name][out]
         seconds.append(took)
     scratch, _ = trained(survey.path, work / f"seed{seed}/scratch", "--init", "none", "--folds", str(FOLDS), "--seed", str(seed))
-    pred["scratch"] = predict_survey(scratch, survey, scratch.split)[:, 0]
+    pred["scratch"] = scratch.predict(survey).mean[:, 0]
     return pred, ends, flag, seconds
 
 
@@ -111,8 +110,8 @@ def curve(survey, seeds, work, out):
                 out_rows, folder = np.flatnonzero(fold == k), work / f"seed{seed}/fold{k}"
                 rows_n = np.random.default_rng(seed).permutation(np.flatnonzero(fold != k))[:n]
                 where = part(survey, np.sort(rows_n), folder / f"survey{n}") if n < SIZES[-1] else folder / "survey"
-                kept["default"].append(answer_files(trained(where, folder / (f"default{n}" if n < SIZES[-1] else "default"))[0], files[out_rows]).mean[:, 0] - true[out_rows])
-                kept["scratch"].append(answer_files(trained(where, folder / f"scratch{n}", "--init", "none", "--folds", "5")[0], files[out_rows]).mean[:, 0] - true[out_rows])
+                kept["default"].append(trained(where, folder / (f"default{n}" if n < SIZES[-1] else "default"))[0].predict(files[out_rows]).mean[:, 0] - true[out_rows])
+                kept["scratch"].append(trained(where, folder / f"scratch{n}", "--init", "none", "--folds", "5")[0].predict(files[out_rows]).mean[:, 0] - true[out_rows])
                 mask = np.isin(np.arange(len(survey)), rows_n) if n < SIZES[-1] else fold != k
                 kept["gaussian_process"].append(baseline_predictions(survey, mask, seed=seed, features=features, names=("gaussian_process",))["gaussian_process"].to_numpy()[out_rows] - true[out_rows])
         residuals = {name: np.concatenate(v) for name, v in kept.items()}

@@ -174,7 +174,7 @@ def test_shuffled_labels_score_like_predicting_the_mean(mock_survey, tmp_path):
     for name, survey in {"true": mock_survey, "shuffled": read_survey(tmp_path)}.items():
         trained = train(survey, tmp_path / "runs" / name, **options)
         y, fold = survey.target("metallicity"), trained.split.network
-        of_the_mean = np.sqrt(np.mean([np.mean((y[fold == k] - y[(fold != k)].mean()) ** 2) for k in "01"]))
+        of_the_mean = np.sqrt(np.mean([np.mean((y[fold == k] - y[(fold != k)].mean()) ** 2) for k in (0, 1)]))
         learned[name] = trained.card["headline"]["valid_rmse_metallicity"] / of_the_mean
     assert learned["true"] < 0.85 and 0.95 < learned["shuffled"] < 1.15, learned
 
