@@ -588,13 +588,15 @@ def download(
     out,  # the Survey's folder; a second run goes on where the first ended
     n: int | None = None,  # spectra, the first by specObjID (neighboring plates, not a fair sample); None: all
     release: str = RELEASE,  # SDSS data release
-    base_url: str = SKYSERVER,  # or a local server's
-    connections: int = 8,  # at once
+    base_url: str = SKYSERVER,  # address of the server: SDSS's, or such as one of `galaxy-cnn serve`
+    connections: int = 8,  # cutouts asked for at once
     rate: float | None = None,  # cutouts a second, at most; None: as many as the connections give
-    size: int = CUTOUT_SIZE,  # [px]
-    scale="r90",  # 'r90': a field of 5.05 petroR90_r; or one number for all [arcsec/px]
-    cuts: str = "paper",  # 'paper', 'none', or SQL conditions on S, G, L, I, X, E (of `skyserver.TABLES`)
-    catalog=None,  # your own galaxies: a DataFrame or a folder with catalog.csv or .parquet; objID, ra, dec
+    size: int = CUTOUT_SIZE,  # width of a cutout [px], what SkyServer gives: 64 to 2048
+    scale="r90",  # r90: a field of 5.05 x petroR90_r; or one scale for all [arcsec/px]
+    # paper: the sample of Wu & Boada 2019; none; or SQL conditions on S, G, L, I, X, E (of `skyserver.TABLES`)
+    cuts: str = "paper",
+    # your own galaxies (objID, ra, dec) instead of a query: a DataFrame or a folder with catalog.csv or .parquet
+    catalog=None,
     progress: bool = True,  # show bars
     client: Client | None = None,  # then base_url, release, connections and rate are its
 ) -> dict:  # asked, outcomes, duplicates_dropped, complete, reason, requests, seconds

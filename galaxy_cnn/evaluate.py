@@ -51,7 +51,7 @@ def score_intervals(
         values[out] = pit(c, true[out], pred[out], sigma[out])
     return {f"{level:g}": _interval_entry(true, pred, *e) for level, e in ends.items()}, values
 
-# %% ../nbs/32_evaluate.ipynb #57c99a0f
+# %% ../nbs/32_evaluate.ipynb #6dbf3674
 def _interval_entry(true, pred, lo, hi):
     "Coverage of intervals; their mean width, that of one sigma for all with the same coverage, and the ratio"
     held = coverage(true, lo, hi)
@@ -122,11 +122,11 @@ def _target_figures(
 
 # %% ../nbs/32_evaluate.ipynb #f77c9eff
 def evaluate(
-    run,  # a Run or its folder
+    run,  # a Run or its folder, as `train` makes it
     survey=None,  # the Run's Survey or its folder, where it has moved; its fingerprint is checked
-    tta: bool = True,  # average the eight dihedral views of each cutout
+    tta: bool = True,  # average the eight flips and quarter turns (the dihedral group) of each cutout
     bs: int = 256,  # cutouts a batch
-    figure_format: str = "png",  # png or pdf
+    figure_format: str = "png",  # file format of the figures: png or pdf
     by_cell: bool = False,  # bootstrap whole cells of sky instead of galaxies
 ) -> dict:  # what is in metrics.json
     "Score a Run on galaxies that its networks have not seen: predictions.parquet, metrics.json and figures/"
@@ -222,7 +222,7 @@ def _model_rows(arch, found):
     for key, name in (("label_noise", "label noise (floor)"), ("quoted_label_noise", "label error, as quoted")):
         if key in found: yield name, f"{found[key]['n']}", with_interval(found[key]), "", "", ""
 
-# %% ../nbs/32_evaluate.ipynb #a25de374
+# %% ../nbs/32_evaluate.ipynb #867fb15c
 def _target_lines(target, arch, found):
     "Lines of text on one target"
     rows = [(f"{target} [dex]", "n", "RMSE", "NMAD", "median bias", "CNN minus it, RMSE"), *_model_rows(arch, found)]

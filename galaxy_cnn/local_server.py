@@ -424,7 +424,7 @@ class LocalSkyServer:
         self,
         survey: Survey,
         port: int = 0,  # 0: any free one
-        latency: float = 0.0,  # [s] before every answer
+        latency: float = 0.0,  # delay before every answer [s]
         faults: Callable | None = None,  # (request, ServerReply) -> ServerReply or None: tests misbehave through it
         catalog: pd.DataFrame | None = None,  # rows to query instead of the Survey's (one per spectrum)
         max_rows: int = MAX_QUERY_ROWS,
@@ -475,7 +475,7 @@ class LocalSkyServer:
 # %% ../nbs/13_local_server.ipynb #6b69a10d
 def serve(
     survey: Survey,
-    port: int = 0,  # 0: any free one
+    port: int = 0,  # port on the loopback address; 0: any free one
     **options,  # of LocalSkyServer: latency, log, max_rows ...
 ) -> LocalSkyServer:
     "A local SkyServer over a Survey: use it in a `with` block, or call its `serve_forever`"

@@ -511,10 +511,10 @@ def _existing(path, wanted):
 # %% ../nbs/11_mock_images.ipynb #f9c5729f
 def make_mock(
     path,  # folder of the new Survey
-    n=3000,  # number of galaxies
-    seed=0,  # the same seed gives the same bytes
-    workers=None,  # processes; None: one for each core
-    size=CUTOUT_SIZE,  # width of a cutout [px]
+    n: int = 3000,  # number of galaxies
+    seed: int = 0,  # seed of every random choice; the same seed gives the same bytes
+    workers: int | None = None,  # processes; None: one for each core
+    size: int = CUTOUT_SIZE,  # width of a cutout [px]; the field is 5.05 x petroR90 whatever the size
 ) -> Survey:
     "Draw a mock sky and write it as a Survey"
     if not 16 <= size <= 2048: raise InputError(f"size is {size}: a cutout is 16 to 2048 px wide.")

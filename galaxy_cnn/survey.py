@@ -432,7 +432,7 @@ def _survey_stamp(
 
 # %% ../nbs/04_survey.ipynb #bb152342
 def pack(
-    path,  # folder of a Survey
+    path,  # folder of a Survey: catalog.parquet or catalog.csv, and images/
 ) -> Path:  # of the packed file
     "Write packed.parquet: the catalog's columns, and the bytes of each cutout as `image` (null if the file is missing)"
     survey = read_survey(path)

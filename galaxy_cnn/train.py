@@ -331,21 +331,21 @@ FEW_LABELS_FOLDS = 5  # the folds that it then uses
 
 # %% ../nbs/29_train.ipynb #4f9100b6
 def train(
-    survey,  # a Survey or its folder
+    survey,  # a Survey or its folder: catalog.parquet or catalog.csv, and images/
     out,  # folder of the Run to make
-    arch: str = "auto",  # a name in `ARCHS`; auto: what suits the number of galaxies and the device
-    epochs: int | None = None,  # passes over the training galaxies; default: what makes the recipe's number of steps
-    lr: float | None = None,  # highest learning rate of the one-cycle schedule; default: the recipe's
-    bs: int | None = None,  # galaxies a batch; default: the recipe's, fewer where an epoch would have less than 8 steps
+    arch: str = "auto",  # xresnet_tiny, xresnet9, xresnet18, xresnet34 or xresnet50; auto: suits sample and device
+    epochs: int | None = None,  # passes over the galaxies; None: 2000 steps in 20-80 (xresnet_tiny) or 7-40 epochs
+    lr: float | None = None,  # highest rate of the one-cycle schedule; None: 3e-3 for xresnet_tiny, 1e-2 for others
+    bs: int | None = None,  # galaxies a batch; None: 32 for xresnet_tiny, else 128; at least 8 steps in an epoch
     size: int = 112,  # width of the crop that the network sees [px]
-    targets=("metallicity",),  # names in `TARGETS` or catalog columns; several are trained together
+    targets=("metallicity",),  # metallicity [dex], log_mass [log Msun], log_sfr [log Msun/yr] or catalog columns
     precision: str = "auto",  # fp32, bf16 or fp16; auto: bf16 where the hardware has it, else fp32
-    seed: int = 0,  # of every random choice; the same seed gives the same result
+    seed: int = 0,  # seed of every random choice; the same seed gives the same result
     device: str = "auto",  # cpu, cuda, cuda:1 ...; auto: a GPU where there is one
     split_by: str = "auto",  # sky: keep neighbors together; random: by object; auto: sky where there are coordinates
     folds: int | None = None,  # cross-validate: this many networks, each trained without one fold, then an ensemble
-    init="auto",  # none, pretrained, or a Run; auto: pretrained, with folds and a Gaussian process, below `FEW_LABELS`
-    opt: str | None = None,  # ranger or adam; default: the recipe's
+    init="auto",  # none, pretrained (on a mock), or a Run; auto: pretrained, with folds and a GP, below 2000 galaxies
+    opt: str | None = None,  # ranger or adam; None: adam for xresnet_tiny, ranger for the others
     self_attention: bool = False,  # one self-attention layer, as in the 2020 tutorial
     gp: bool | None = None,  # a Gaussian process beside each network; default: with few labels
     recipe: Recipe | None = None,  # instead of the architecture's
@@ -427,14 +427,14 @@ def pretraining_targets(survey) -> dict:  # target to weight
 # %% ../nbs/29_train.ipynb #94a00574
 def pretrain(
     out,  # folder of the Run to make; `train --init` starts from it
-    survey=None,  # Survey to pretrain on, with all quantities that it has; default: a simulated sky, drawn for this
+    survey=None,  # a Survey or its folder, to pretrain on with all quantities that it has; None: a mock, drawn for this
     n: int = 120_000,  # galaxies of that simulated sky; 60 % train
-    arch: str = "xresnet_tiny",  # a name in `ARCHS`
-    seed: int = 0,  # of the training; the simulated sky has 2000 more, so that no mock of 0 to 1999 shares its galaxies
+    arch: str = "xresnet_tiny",  # xresnet_tiny, xresnet9, xresnet18, xresnet34 or xresnet50
+    seed: int = 0,  # seed of the training; the mock has 2000 more, so that none of 0 to 1999 shares its galaxies
     workers: int | None = None,  # processes that draw; default: one per core
     **options,  # of `train`: epochs, lr, bs, precision, device, resume, quiet ...
 ) -> Run:
-    "Pretrain a network on many quantities at once, for others to start from; `InputError` if a Survey has fewer than two"
+    "Pretrain a network on many quantities at once, for others to start from; `InputError` for fewer than two"
     from galaxy_cnn.mock_images import make_mock  # here, because only this function draws
     with tempfile.TemporaryDirectory() as folder:
         if survey is None: survey = make_mock(Path(folder) / f"mock-{n}", n=n, seed=seed + 2000, workers=workers)

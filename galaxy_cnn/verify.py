@@ -424,10 +424,10 @@ def _repair(out, found, client, progress):
     return messages
 
 def verify(
-    path,  # the Survey's folder
-    repair: bool = False,  # fetch again what is damaged or missing
+    path,  # folder of a Survey: catalog.parquet or catalog.csv, and images/
+    repair: bool = False,  # fetch again what is damaged or missing, and nothing else
     base_url: str | None = None,  # ask this server instead of the one that the Survey came from
-    connections: int = 8,  # at once
+    connections: int = 8,  # cutouts asked for at once
     progress: bool = True,  # show bars
     client: Client | None = None,  # with a policy of your own; then base_url and connections are its
 ) -> Verification:

@@ -204,7 +204,7 @@ def test_a_detector_is_plain_arrays_and_comes_back(looks, tmp_path):
     np.savez(tmp_path / "detector.npz", **detector.arrays(), other=np.zeros(3))
     with np.load(tmp_path / "detector.npz", allow_pickle=False) as arrays: again = OODDetector.from_arrays(dict(arrays))
     np.testing.assert_array_equal(again.score(looks), detector.score(looks))
-    np.testing.assert_array_equal(OODDetector.fit(looks, seed=3).known, detector.known)
+    np.testing.assert_array_equal(OODDetector.fit(looks, seed=3).references, detector.known)
     with pytest.raises(InputError, match="lacks names, median"): OODDetector.from_arrays({})
 
 
@@ -212,7 +212,7 @@ def test_only_a_part_of_many_galaxies_is_kept(looks):
     rng = np.random.default_rng(0)
     many = pd.concat([looks] * 30, ignore_index=True) + rng.normal(0, 0.3, (30 * len(looks), len(OOD_FEATURES))) * looks.std().to_numpy()
     detector = OODDetector.fit(many)
-    assert len(detector.known) == 3000 and sum(a.nbytes for a in detector.arrays().values()) < 2**20
+    assert len(detector.references) == 3000 and sum(a.nbytes for a in detector.arrays().values()) < 2**20
 
 
 @pytest.mark.parametrize("size", [64, 101, 128])
