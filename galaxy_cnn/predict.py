@@ -24,14 +24,16 @@ from .survey import image_sources, read_survey
 from .train import fit_error_model
 from .uncertainty import ErrorModel, Prediction
 
-# %% ../nbs/40_predict.ipynb #d47bda12
+# %% ../nbs/40_predict.ipynb #9108ac66
 _SUFFIXES = (".jpg", ".jpeg", ".fits", ".fit", ".fits.gz")
 
-# %% ../nbs/40_predict.ipynb #9108ac66
-def stem_of(file) -> str:
+def stem_of(
+    file,  # path of an image
+) -> str:
     "Name of an image without folder and ending: 'a/123.fits.gz' is '123'"
     name = Path(file).name
-    return name[: -len(next((s for s in _SUFFIXES if name.lower().endswith(s)), Path(file).suffix)) or None]
+    ending = next((s for s in _SUFFIXES if name.lower().endswith(s)), Path(file).suffix)
+    return name[:len(name) - len(ending)]
 
 # %% ../nbs/40_predict.ipynb #d91641d3
 def _by_number(file):
@@ -46,6 +48,22 @@ def _listed(file):
     except UnicodeDecodeError: raise InputError(f"{file} is not a text file with one path a line.") from None
     return [str(Path(file).parent / line.strip()) for line in lines if line.strip()]
 
+# %% ../nbs/40_predict.ipynb #eaa05019
+def _images_at(path):
+    "Paths of the images in a folder or in a list, or of the image itself"
+    kinds = ", ".join(_SUFFIXES)
+    if path.is_dir():
+        images = [str(f) for f in path.iterdir() if f.name.lower().endswith(_SUFFIXES)]
+        if not images: raise InputError(f"{path} holds no images ({kinds}).")
+        return sorted(images, key=_by_number)
+    if path.suffix.lower() == ".txt" and path.exists():
+        if not (images := _listed(path)): raise InputError(f"{path} holds no images ({kinds}).")
+        return images
+    if path.name.lower().endswith(_SUFFIXES): return [str(path)]
+    message = f"{path} is no folder, no image ({kinds}) and no .txt file that lists images."
+    if path.exists(): raise InputError(message)
+    raise FileNotFoundError(message)
+
 # %% ../nbs/40_predict.ipynb #ef843fa3
 def find_images(
     source,  # a Survey, a folder of images, a text file that lists them, an image, or a list of any of these
@@ -53,13 +71,8 @@ def find_images(
     "Paths of the images that `source` means; `InputError` or `FileNotFoundError` where it means none"
     if isinstance(source, (list, tuple)): return [f for s in source for f in find_images(s)]
     path = Path(source)
-    if (path / "catalog.parquet").exists() or (path / "catalog.csv").exists(): return image_sources(read_survey(path))
-    if path.is_dir(): files = sorted((str(f) for f in path.iterdir() if f.name.lower().endswith(_SUFFIXES)), key=_by_number)
-    elif path.suffix.lower() == ".txt" and path.exists(): files = _listed(path)
-    elif path.name.lower().endswith(_SUFFIXES): files = [str(path)]
-    else: raise (InputError if path.exists() else FileNotFoundError)(f"{path} is no folder, no image ({', '.join(_SUFFIXES)}) and no .txt file that lists images.")
-    if not files: raise InputError(f"{path} holds no images ({', '.join(_SUFFIXES)}).")
-    return files
+    is_survey = (path / "catalog.parquet").exists() or (path / "catalog.csv").exists()
+    return image_sources(read_survey(path)) if is_survey else _images_at(path)
 
 # %% ../nbs/40_predict.ipynb #5a92e96b
 def name_columns(
@@ -70,27 +83,6 @@ def name_columns(
     ids = [int(s) if s.isascii() and s.isdigit() and int(s) < 2**63 else None for s in stems]
     return pd.DataFrame({"image": pd.array(stems, dtype="str"), "objID": pd.array(ids, dtype="Int64")})
 
-# %% ../nbs/40_predict.ipynb #f469350a
-@contextmanager
-def _table_writer(
-    out,  # .parquet or .csv
-):
-    "Yield a function that appends a DataFrame to the table `out`; the file appears when the block ends"
-    with atomic_path(out) as tmp:
-        if Path(out).suffix == ".csv":
-            with open(tmp, "w", encoding="utf-8", newline="") as f:
-                yield lambda df: df.to_csv(f, index=False, header=f.tell() == 0)
-            return
-        writer = None
-        def append(df):
-            nonlocal writer
-            rows = pa.Table.from_pandas(df, preserve_index=False)
-            writer = writer or pq.ParquetWriter(tmp, rows.schema)
-            writer.write_table(rows)
-        try: yield append
-        finally:
-            if writer: writer.close()
-
 # %% ../nbs/40_predict.ipynb #135bf2ba
 def check_output(
     out,  # the table to be written
@@ -99,33 +91,73 @@ def check_output(
     out = Path(out)
     if out.suffix not in (".parquet", ".csv"): raise InputError(f"{out} must end in .parquet or .csv.")
     if out.is_dir(): raise InputError(f"{out} is a folder: name a file.")
+    trial = out.parent / f".{out.name}.test"
     try:
-        with atomic_path(out.parent / f".{out.name}.test"): pass
-        (out.parent / f".{out.name}.test").unlink()
+        with atomic_path(trial): pass
+        trial.unlink()
     except OSError as e: raise InputError(f"{out} cannot be written ({e.strerror}): choose another place.") from None
     return out
 
+# %% ../nbs/40_predict.ipynb #f469350a
+@contextmanager
+def _table_writer(out):
+    "Yield a function that appends a DataFrame to the table `out`; the file appears when the block ends"
+    append_to = _append_to_csv if Path(out).suffix == ".csv" else _append_to_parquet
+    with atomic_path(out) as tmp, append_to(tmp) as append: yield append
+
+# %% ../nbs/40_predict.ipynb #9517a480
+@contextmanager
+def _append_to_csv(file):
+    "Yield a function that appends a DataFrame; the first brings the header"
+    with open(file, "w", encoding="utf-8", newline="") as f:
+        yield lambda df: df.to_csv(f, index=False, header=f.tell() == 0)
+
+# %% ../nbs/40_predict.ipynb #9af77067
+@contextmanager
+def _append_to_parquet(file):
+    "Yield a function that appends a DataFrame; the first brings the types of the columns"
+    writer = None
+    def append(df):
+        nonlocal writer
+        rows = pa.Table.from_pandas(df, preserve_index=False)
+        writer = writer or pq.ParquetWriter(file, rows.schema)
+        writer.write_table(rows)
+    try: yield append
+    finally:
+        if writer: writer.close()
+
 # %% ../nbs/40_predict.ipynb #e336bc64
 def _read_chunk(files, size):
-    "Files, their images (None where unreadable), and why"
-    images, messages = zip(*map_files(lambda file: try_read_image(file, size), files))
-    return files, images, messages
+    "Triples of file, image (None where it cannot be read) and the reason ('' where it can)"
+    found = map_files(lambda file: try_read_image(file, size), files)
+    return [(file, image, message) for file, (image, message) in zip(files, found)]
 
 # %% ../nbs/40_predict.ipynb #2fc6a8cc
-def _rows(run, errors, files, images, messages, tta, bs):
-    "Table of the readable ones of a few files; stem, path and reason of the others"
-    good = [i for i, message in enumerate(messages) if not message]
-    tables = [Prediction.empty(len(run.targets)).to_table(run.targets, errors)]
-    for shape in dict.fromkeys(images[i].shape for i in good):
-        rows = [i for i in good if images[i].shape == shape]
-        pixels = np.stack([images[i] for i in rows])
-        prediction = run.predict(pixels, tta=tta, bs=bs)
-        flag = None
-        if errors.detector: flag = errors.detector.flag(ood_features(pixels, prediction.features, workers=None))
-        tables.append(prediction.to_table(run.targets, errors, flag).set_index(pd.Index(rows)))
-    values = pd.concat(tables[1:]).loc[good].reset_index(drop=True) if good else tables[0]
-    table = pd.concat([name_columns([files[i] for i in good]), values], axis=1)
-    return table, [(stem_of(f), f, m) for f, m in zip(files, messages) if m]
+def _predict_one_size(run, errors, pixels, tta, bs):
+    "Table of predictions for images uint8 [n, H, W, 3]"
+    prediction = run.predict(pixels, tta=tta, bs=bs)
+    if not errors.detector: return prediction.to_table(run.targets, errors)
+    seen = ood_features(pixels, prediction.features, workers=None)
+    return prediction.to_table(run.targets, errors, errors.detector.flag(seen))
+
+# %% ../nbs/40_predict.ipynb #138d29ce
+def _predict_chunk(run, errors, chunk, tta, bs):
+    "Rows of the files of a chunk that could be read, in their order"
+    good = [(file, image) for file, image, message in chunk if not message]
+    rows = {}  # by shape
+    for i, (_, image) in enumerate(good): rows.setdefault(image.shape, []).append(i)
+    tables = []
+    for same in rows.values():
+        pixels = np.stack([good[i][1] for i in same])
+        tables.append(_predict_one_size(run, errors, pixels, tta, bs).set_index(pd.Index(same)))
+    if tables: values = pd.concat(tables).sort_index()
+    else: values = _no_rows(run, errors)
+    return pd.concat([name_columns([file for file, _ in good]), values], axis=1)
+
+def _no_rows(run, errors):
+    "Table without rows that has all columns: where the first chunk is all broken, it gives the output its header"
+    flag = np.zeros(0, bool) if errors.detector else None
+    return Prediction.empty(len(run.targets)).to_table(run.targets, errors, flag)
 
 # %% ../nbs/40_predict.ipynb #eaadfb57
 def _error_model(run):
@@ -136,32 +168,36 @@ def _error_model(run):
     except (InputError, FileNotFoundError) as e: return ErrorModel({}, None, [f"No error bars and no flag: {e}"])
 
 # %% ../nbs/40_predict.ipynb #554519e8
-def _write_errors(file, errors):
-    "Write the errors table, or remove an old one where there is nothing to say"
-    if not errors: return file.unlink(missing_ok=True)
+def _write_failures(file, failures):
+    "Write the table of files that could not be used, or remove an old one where there are none"
+    if not failures: return file.unlink(missing_ok=True)
     with atomic_path(file) as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
-        csv.writer(f).writerows([("image", "file", "error"), *errors])
+        csv.writer(f).writerows([("image", "file", "error"), *failures])
 
 # %% ../nbs/40_predict.ipynb #7927cfbf
 def predict(
-    run,  # a Run or its folder
-    source,  # what `find_images` takes
-    out,  # the table to write: .parquet or .csv
-    tta=True,  # average the eight flips and quarter turns
-    bs=256,  # cutouts a batch
+    run,  # a Run or its folder, as `train` makes it
+    source: Path | list[Path],  # a Survey, a folder of images, a text file with a path a line, or images
+    out,  # table to write: .parquet or .csv
+    tta: bool = True,  # average the eight flips and quarter turns (the dihedral group) of each cutout
+    bs: int = 256,  # cutouts in a batch
 ) -> dict:  # n: rows written, errors: files that could not be read, notes: what the table could not say
     "Predict for `source`; raises `Incomplete` after the work where some files could not be read"
     out, files = check_output(out), find_images(source)
     run = run if isinstance(run, Run) else read_run(run)
     errors = _error_model(run)
+    step = 4 * bs  # files in a chunk
     n, failures = 0, []
     with _table_writer(out) as append, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2) as bar:
-        for chunk in read_ahead(lambda start: _read_chunk(files[start:start + 4 * bs], run.size), range(0, len(files), 4 * bs)):
-            rows, failed = _rows(run, errors, *chunk, tta, bs)
+        for chunk in read_ahead(lambda i: _read_chunk(files[i:i + step], run.size), range(0, len(files), step)):
+            rows = _predict_chunk(run, errors, chunk, tta, bs)
             append(rows)
-            n, failures = n + len(rows), failures + failed
-            bar.update(len(rows) + len(failed))
-    error_file = out.with_name(out.stem + ".errors.csv")
-    _write_errors(error_file, failures)
-    if failures: raise Incomplete(f"{out} holds {n} galaxies; {len(failures)} of {len(files)} files could not be used, listed in {error_file}: {failures[0][2]}")
+            n += len(rows)
+            failures += [(stem_of(file), file, message) for file, _, message in chunk if message]
+            bar.update(len(chunk))
+    failure_file = out.with_name(f"{out.stem}.errors.csv")
+    _write_failures(failure_file, failures)
+    if failures:
+        raise Incomplete(f"{out} holds {n} galaxies; {len(failures)} of {len(files)} files could not be used, "
+                         f"listed in {failure_file}: {failures[0][2]}")
     return {"n": n, "errors": 0, "notes": errors.notes}

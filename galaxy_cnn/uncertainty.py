@@ -36,7 +36,7 @@ def split_sigma(
     total = total_sigma(aleatoric, epistemic)
     return sigma * aleatoric / total, sigma * epistemic / total
 
-# %% ../nbs/22_uncertainty.ipynb #3e520ba6
+# %% ../nbs/22_uncertainty.ipynb #be0a0e5b
 @dataclass
 class Prediction:
     "Means and raw sigmas of n galaxies, float64 [n, targets], physical units"
@@ -298,7 +298,7 @@ def pit(
     quotient = (np.asarray(true) - pred) / scale
     return np.array([np.interp(q, row, _PROBABILITIES, left=0, right=1) for q, row in zip(quotient, table)])
 
-# %% ../nbs/22_uncertainty.ipynb #46fa98f1
+# %% ../nbs/22_uncertainty.ipynb #7815e214
 CALIBRATION_FILE, DETECTOR_FILE = "calibration.json", "detector.npz"
 
 @dataclass

@@ -204,7 +204,7 @@ def test_a_detector_is_plain_arrays_and_comes_back(looks, tmp_path):
     np.savez(tmp_path / "detector.npz", **detector.arrays(), other=np.zeros(3))
     with np.load(tmp_path / "detector.npz", allow_pickle=False) as arrays: again = OODDetector.from_arrays(dict(arrays))
     np.testing.assert_array_equal(again.score(looks), detector.score(looks))
-    np.testing.assert_array_equal(OODDetector.fit(looks, seed=3).references, detector.known)
+    np.testing.assert_array_equal(OODDetector.fit(looks, seed=3).references, detector.references)
     with pytest.raises(InputError, match="lacks names, median"): OODDetector.from_arrays({})
 
 
