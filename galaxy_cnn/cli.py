@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'exit_code', 'main', 'command', 'mock', 'serve', 'download', 'verify', 'pack', 'train', 'pretrain', 'evaluate',
-           'predict', 'mzr', 'experiments', 'explain', 'report', 'demo']
+           'mzr', 'experiments', 'explain', 'report', 'predict', 'demo']
 
 # %% ../nbs/49_cli.ipynb #3308fb2e
 import ast
@@ -53,21 +53,21 @@ def main():
         typer.echo(f"galaxy-cnn: {' '.join(str(error).split())}", err=True)
         sys.exit(code)
 
-# %% ../nbs/49_cli.ipynb #c948d162
+# %% ../nbs/49_cli.ipynb #716d1f5b
 @cache
 def _source(module):
     "Source text of a module of this package, which is found but not imported"
     name = f"galaxy_cnn.{module}"
     return find_spec(name).loader.get_source(name)
 
-# %% ../nbs/49_cli.ipynb #2d49fcdb
+# %% ../nbs/49_cli.ipynb #418e31e9
 def _statement(module, start):
     "Text and syntax tree of the statement at the top level of a module that starts with a pattern"
     found = re.search(rf"^{start}(?!\w).*?(?=^[^\s)\]}}]|\Z)", _source(module), re.M | re.S)
     if not found: raise LookupError(f"galaxy_cnn.{module} has nothing that starts with {start!r}.")
     return found[0], ast.parse(found[0]).body[0]
 
-# %% ../nbs/49_cli.ipynb #4a40e647
+# %% ../nbs/49_cli.ipynb #44e7a0d3
 def _value(module, node):
     "Value of a default: a literal, or a constant that is looked up where it is defined"
     if not isinstance(node, ast.Name): return ast.literal_eval(node)
@@ -76,7 +76,7 @@ def _value(module, node):
         if node.id in re.findall(r"\w+", names): return _value(home, node)
     return _value(module, _statement(module, f"{node.id} =")[1].value)
 
-# %% ../nbs/49_cli.ipynb #0477ce17
+# %% ../nbs/49_cli.ipynb #ab97c67a
 def _comment(lines, k):
     "Comment on line `k`, or that of the comment lines straight above it"
     if "  # " in lines[k]: return lines[k].split("  # ", 1)[1].strip()
@@ -86,7 +86,7 @@ def _comment(lines, k):
         above.insert(0, lines[k].strip(" #"))
     return " ".join(above)
 
-# %% ../nbs/49_cli.ipynb #f85e33e9
+# %% ../nbs/49_cli.ipynb #4739c8d7
 @dataclass(frozen=True)
 class _Described:
     "A parameter as its function describes it"
@@ -94,7 +94,7 @@ class _Described:
     default: Any  # `Parameter.empty` if it must be given
     comment: str
 
-# %% ../nbs/49_cli.ipynb #7ae8d8ac
+# %% ../nbs/49_cli.ipynb #b5098dd6
 def _described(function, names):
     "Those parameters of a function or class, such as 'train.train', that are named, by name"
     module, name = function.split(".")
@@ -111,7 +111,7 @@ def _described(function, names):
         found[a.arg] = _Described(annotation, default, _comment(lines, a.lineno - 1))
     return found
 
-# %% ../nbs/49_cli.ipynb #dacb4614
+# %% ../nbs/49_cli.ipynb #6d543f85
 _FOR_A_SHELL = (  # pattern, what a shell reads instead
     (r"\b(a|the Run's) (Run|Survey) or its folder", r"folder of \1 \2"),
     (r"\ba DataFrame or ", ""),
@@ -124,7 +124,7 @@ def _help(comment):
     if re.match(r"[a-z]+(?![\w:,])", comment): comment = comment[0].upper() + comment[1:]
     return comment.rstrip(".") + "."
 
-# %% ../nbs/49_cli.ipynb #221749ab
+# %% ../nbs/49_cli.ipynb #93144180
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "list[str]": list[str], "list[Path]": list[Path]}
 _CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
@@ -140,11 +140,12 @@ def _type(name, described):
     if isinstance(described.default, tuple): return list[str]
     return Path if described.default in (None, Parameter.empty) else type(described.default)
 
-# %% ../nbs/49_cli.ipynb #c2d72aac
-def _option(parameter, described, name=None, help=None, **limits):
+# %% ../nbs/49_cli.ipynb #485ee966
+def _option(parameter, described, name=None, help=None, kind=None, **limits):
     "Parameter of a command; `name` and `help` where a shell needs others, `min` and `max` of its value"
-    name, kind, default = name or parameter, _type(parameter, described), described.default
-    text = help or _help(described.comment)
+    name, default = name or parameter, described.default
+    kind = kind or _type(parameter, described)
+    text = help or _help(described.comment + ("; repeat for several" if kind == list[str] else ""))
     if default is Parameter.empty and name != "out": how = typer.Argument(help=text)
     elif default is False: how = typer.Option(f"--{name.replace('_', '-')}", help=text)
     else: how = typer.Option(help=text, **limits)
@@ -153,7 +154,7 @@ def _option(parameter, described, name=None, help=None, **limits):
     if parameter in _CHOICES: default = kind(default)
     return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, how])
 
-# %% ../nbs/49_cli.ipynb #4d165d15
+# %% ../nbs/49_cli.ipynb #4c122996
 def command(
     function: str,  # module and name of the function that does the work, such as 'train.train'
     shown: str,  # those of its parameters that a shell sets, in the order of the help
@@ -182,7 +183,7 @@ def command(
 
 # %% ../nbs/49_cli.ipynb #a04469f8
 @command("mock_images.make_mock", "path n seed size workers",
-         path={"name": "out"}, n={"min": 1}, size={"min": 16}, workers={"min": 1})
+         path={"name": "out"}, n={"min": 1}, size={"min": 16}, workers={"min": 1, "kind": int})
 def mock(work, path, seed, size, **options):
     "Draw a simulated sky: a Survey whose truth is known."
     survey = work(path, seed=seed, size=size, **options)
@@ -257,13 +258,6 @@ def evaluate(work, run, survey, **options):
     typer.echo(format_table(work(run, survey, **options)))
     typer.echo(f"Predictions, metrics and figures are in {run}.")
 
-# %% ../nbs/49_cli.ipynb #07eec18e
-@command("predict.predict", "run source out tta bs", bs={"min": 1})
-def predict(work, run, source, out, **options):
-    "Predict for any images, labelled or not."
-    summary = work(run, source, out, **options)
-    typer.echo(" ".join([f"{out}: {summary['n']} galaxies.", *summary["notes"]]))
-
 # %% ../nbs/49_cli.ipynb #a1ccd3f5
 @command("mzr.mzr", "run survey figure_format")
 def mzr(work, run, survey, **options):
@@ -273,7 +267,7 @@ def mzr(work, run, survey, **options):
 
 # %% ../nbs/49_cli.ipynb #c9482a1f
 @command("experiments.experiments", "survey out only n steps seed workers",
-         n={"min": 100}, steps={"min": 1}, workers={"min": 1})
+         only={"kind": list[str]}, n={"min": 100, "kind": int}, steps={"min": 1, "kind": int}, workers={"min": 1, "kind": int})
 def experiments(work, survey, out, **options):
     "The studies of the paper on any Survey: baselines, resolution, bands, shapes, mass, ensembles, star formation, the leak."
     from galaxy_cnn.experiments import format_experiments
@@ -281,7 +275,7 @@ def experiments(work, survey, out, **options):
     typer.echo(f"Numbers and figures are in {out}.")
 
 # %% ../nbs/49_cli.ipynb #4e2cad29
-@command("explain.explain", "run survey n out target seed", n={"min": 12})
+@command("explain.explain", "run survey n out target seed", n={"min": 12}, target={"kind": str})
 def explain(work, run, survey, n, out, **options):
     "What the network looks at: feature space, attribution maps, their profile and their sanity check."
     from galaxy_cnn.explain import format_explain
@@ -293,6 +287,13 @@ def explain(work, run, survey, n, out, **options):
 def report(work, run, survey, out):
     "One self-contained page: what was trained, how good it is, every figure, galleries, the table of predictions."
     typer.echo(f"Open {work(run, survey, out)} in a browser.")
+
+# %% ../nbs/49_cli.ipynb #07eec18e
+@command("predict.predict", "run source out tta bs", bs={"min": 1})
+def predict(work, run, source, out, **options):
+    "Predict for any images, labelled or not."
+    summary = work(run, source, out, **options)
+    typer.echo(" ".join([f"{out}: {summary['n']} galaxies.", *summary["notes"]]))
 
 # %% ../nbs/49_cli.ipynb #1d00f7c0
 @app.command()

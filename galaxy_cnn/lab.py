@@ -78,8 +78,8 @@ def new_network(
 
 # %% ../nbs/35_lab.ipynb #48c06054
 def _channel_statistics_of(images, most=500):
-    """Mean [3] and standard deviation [3] of each channel on the scale from 0 to 1, from `most` evenly spaced images or
-    a few more. `galaxy_cnn.loaders.channel_statistics` counts all pixels exactly; the results kept rest on these sums"""
+    """Mean [3] and standard deviation [3] of each channel on the scale from 0 to 1, from about `most` images;
+    `galaxy_cnn.loaders.channel_statistics` counts every pixel, and kept results would no longer be repeatable"""
     some = images[::max(1, len(images) // most)] / np.float32(255)
     return some.mean((0, 1, 2)).tolist(), np.maximum(some.std((0, 1, 2)), 1e-3).tolist()
 

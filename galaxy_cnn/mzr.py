@@ -371,9 +371,9 @@ def mzr_figures(
 
 # %% ../nbs/33_mzr.ipynb #b844eb01
 def mzr(
-    run,  # a Run or its folder
-    survey=None,  # the Run's Survey or its folder, if it has moved
-    figure_format="png",  # or 'pdf'
+    run,  # a Run or its folder, as `train` makes it
+    survey=None,  # the Run's Survey or its folder, if it has moved; its fingerprint is checked
+    figure_format: str = "png",  # file format of the figures: png or pdf
 ) -> dict:  # what is under 'mzr' in metrics.json: the numbers, or `reason`
     "The mass-metallicity relation of a Run: 'mzr' in metrics.json, and figures/mzr*"
     run = run if isinstance(run, Run) else read_run(run)

@@ -48,21 +48,17 @@ def _listed(file):
     except UnicodeDecodeError: raise InputError(f"{file} is not a text file with one path a line.") from None
     return [str(Path(file).parent / line.strip()) for line in lines if line.strip()]
 
-# %% ../nbs/40_predict.ipynb #eaa05019
+# %% ../nbs/40_predict.ipynb #11743778
 def _images_at(path):
     "Paths of the images in a folder or in a list, or of the image itself"
-    kinds = ", ".join(_SUFFIXES)
-    if path.is_dir():
-        images = [str(f) for f in path.iterdir() if f.name.lower().endswith(_SUFFIXES)]
-        if not images: raise InputError(f"{path} holds no images ({kinds}).")
-        return sorted(images, key=_by_number)
-    if path.suffix.lower() == ".txt" and path.exists():
-        if not (images := _listed(path)): raise InputError(f"{path} holds no images ({kinds}).")
-        return images
-    if path.name.lower().endswith(_SUFFIXES): return [str(path)]
-    message = f"{path} is no folder, no image ({kinds}) and no .txt file that lists images."
+    if path.is_dir(): return sorted((str(f) for f in path.iterdir() if _is_image(f)), key=_by_number)
+    if path.suffix.lower() == ".txt" and path.exists(): return _listed(path)
+    if _is_image(path): return [str(path)]
+    message = f"{path} is no folder, no image ({', '.join(_SUFFIXES)}) and no .txt file that lists images."
     if path.exists(): raise InputError(message)
     raise FileNotFoundError(message)
+
+def _is_image(path): return path.name.lower().endswith(_SUFFIXES)
 
 # %% ../nbs/40_predict.ipynb #ef843fa3
 def find_images(
@@ -72,7 +68,10 @@ def find_images(
     if isinstance(source, (list, tuple)): return [f for s in source for f in find_images(s)]
     path = Path(source)
     is_survey = (path / "catalog.parquet").exists() or (path / "catalog.csv").exists()
-    return image_sources(read_survey(path)) if is_survey else _images_at(path)
+    if is_survey: return image_sources(read_survey(path))
+    files = _images_at(path)
+    if not files: raise InputError(f"{path} holds no images ({', '.join(_SUFFIXES)}).")
+    return files
 
 # %% ../nbs/40_predict.ipynb #5a92e96b
 def name_columns(
@@ -105,14 +104,14 @@ def _table_writer(out):
     append_to = _append_to_csv if Path(out).suffix == ".csv" else _append_to_parquet
     with atomic_path(out) as tmp, append_to(tmp) as append: yield append
 
-# %% ../nbs/40_predict.ipynb #9517a480
+# %% ../nbs/40_predict.ipynb #15fd510f
 @contextmanager
 def _append_to_csv(file):
     "Yield a function that appends a DataFrame; the first brings the header"
     with open(file, "w", encoding="utf-8", newline="") as f:
         yield lambda df: df.to_csv(f, index=False, header=f.tell() == 0)
 
-# %% ../nbs/40_predict.ipynb #9af77067
+# %% ../nbs/40_predict.ipynb #c77e4240
 @contextmanager
 def _append_to_parquet(file):
     "Yield a function that appends a DataFrame; the first brings the types of the columns"
@@ -140,7 +139,7 @@ def _predict_one_size(run, errors, pixels, tta, bs):
     seen = ood_features(pixels, prediction.features, workers=None)
     return prediction.to_table(run.targets, errors, errors.detector.flag(seen))
 
-# %% ../nbs/40_predict.ipynb #138d29ce
+# %% ../nbs/40_predict.ipynb #4871fe23
 def _predict_chunk(run, errors, chunk, tta, bs):
     "Rows of the files of a chunk that could be read, in their order"
     good = [(file, image) for file, image, message in chunk if not message]

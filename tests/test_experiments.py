@@ -1,4 +1,4 @@
-"""Chapters 34 to 37: pictures changed as they say, a suite that goes on where it was, correlations and corrections that come out, orderings and tables."""
+"""Experiments: pictures changed as they say, a suite that goes on where it was, corrections that come out, tables."""
 import copy
 import math
 import multiprocessing as mp
@@ -31,8 +31,8 @@ from galaxy_cnn.lab import (
 )
 from galaxy_cnn.literature import PUBLISHED, mass_metallicity
 from galaxy_cnn.metrics import bootstrap
-from galaxy_cnn.models import forward
-from galaxy_cnn.studies import gather_into_fields, mean_colours, neighbour_correlation, scatter_rows, star_formation
+from galaxy_cnn.models import predict_tta
+from galaxy_cnn.studies import gather_into_fields, mean_colors, neighbour_correlation, scatter_rows, star_formation
 from galaxy_cnn.survey import Survey, read_survey, write_survey
 
 STEPS = 4
@@ -52,8 +52,13 @@ def quick():
         patch.setattr(studies, "MEMBERS", 2)
         patch.setattr(studies, "LEAKAGE_FOLDS", 2)
         patch.setattr(studies, "FIELD", 12)
-        patch.setattr(lab_module, "forward", lambda model, x, tta, precision: forward(model, x, False, precision))  # one view instead of eight
+        patch.setattr(lab_module, "predict_tta", one_view)
         yield
+
+
+def one_view(model, x, tta=True, precision="fp32"):
+    "One view instead of eight"
+    return predict_tta(model, x, False, precision)
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +90,15 @@ def test_a_size_that_does_not_divide_is_refused(images):
     with pytest.raises(InputError, match="128 px cannot be averaged to 5 px"): degrade_resolution(images, 5)
 
 
-@pytest.mark.parametrize("look", [k for k in ABLATIONS if k != "full"])
-def test_looks_leave_their_input_alone_and_are_repeatable(images, look):
+@pytest.mark.parametrize("ablation", [k for k in ABLATIONS if k != "full"])
+def test_ablations_leave_their_input_alone_and_are_repeatable(images, ablation):
     before = images[:3].copy()
-    first, second = (ABLATIONS[look].change(images[:3]) for _ in range(2))
+    first, second = (ABLATIONS[ablation].change(images[:3]) for _ in range(2))
     assert np.array_equal(first, second) and np.array_equal(images[:3], before)
-    assert (look == "px_128") == np.array_equal(first, before)
+    assert (ablation == "px_128") == np.array_equal(first, before)
 
 
-def test_shuffling_keeps_colours_together(images):
+def test_shuffling_keeps_colors_together(images):
     one, two = (np.unique(i[0].reshape(-1, 3), axis=0, return_counts=True) for i in (images, shuffle_pixels(images)))
     assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
 
@@ -101,13 +106,14 @@ def test_shuffling_keeps_colours_together(images):
 def test_stretching_forgets_brightness_and_masks_forget_light(images):
     corner = radius_map(128) > CORNER
     assert np.abs(np.median(stretch_grayscale(images)[:, corner], axis=(1, 2)) - SKY_AT).max() <= 1.5
-    outside = mask_radius(images, 12, "outside")
-    assert (outside[:, radius_map(128) <= 12] == sky_level(images)[:, None]).all() and (outside[:, radius_map(128) > 12] == images[:, radius_map(128) > 12]).all()
+    outside, inner = mask_radius(images, 12, "outside"), radius_map(128) <= 12
+    assert (outside[:, inner] == sky_level(images)[:, None]).all()
+    assert (outside[:, ~inner] == images[:, ~inner]).all()
 
 
-def test_mean_colours_do_not_see_the_sky(images):
+def test_mean_colors_do_not_see_the_sky(images):
     brighter = np.clip(images.astype(int) + 7, 0, 255).astype("uint8")
-    assert np.abs(mean_colours(brighter) - mean_colours(images)).max() < 0.5
+    assert np.abs(mean_colors(brighter) - mean_colors(images)).max() < 0.5
 
 
 def test_training_needs_galaxies_and_differences_among_them(images):
@@ -125,7 +131,8 @@ def test_missing_targets_are_not_trained_on_but_predicted(images):
 def test_a_loss_that_is_not_finite_is_loud(images, monkeypatch):
     resolve = lab_module.resolve_recipe
     monkeypatch.setattr(lab_module, "resolve_recipe", lambda *a: replace(resolve(*a), lr=1e30))
-    with pytest.raises(Incomplete, match="loss is"): fit_in_memory(images, np.linspace(8.5, 9.1, 40), np.ones(40, bool), steps=20, quiet=True)
+    y = np.linspace(8.5, 9.1, 40)
+    with pytest.raises(Incomplete, match="loss is"): fit_in_memory(images, y, np.ones(40, bool), steps=20, quiet=True)
 
 
 @pytest.mark.parametrize("folds", [None, 5])
@@ -139,28 +146,38 @@ def test_the_suite_runs_and_says_what_it_measured(suite):
     folder, results = suite
     assert list(results) == list(EXPERIMENTS) and read_results(folder) == results
     for name, r in results.items():
-        assert r["sky"] == "mock" and "reason" not in r and r["label_noise"]["n"] == r["scored"] and not r.get("not_possible")
-        for v in r["rows"].values(): assert v["rmse"]["lo"] <= v["rmse"]["value"] <= v["rmse"]["hi"] and v["rmse"]["n"] > 50 and v["nmad"]["n"] == v["rmse"]["n"]
+        assert r["sky"] == "mock" and r["label_noise"]["n"] == r["scored"]
+        assert "reason" not in r and not r.get("not_possible")
+        for v in r["rows"].values():
+            assert v["rmse"]["lo"] <= v["rmse"]["value"] <= v["rmse"]["hi"]
+            assert v["rmse"]["n"] > 50 and v["nmad"]["n"] == v["rmse"]["n"]
         for d in r["differences"].values(): assert d["rmse"]["lo"] <= d["rmse"]["value"] <= d["rmse"]["hi"]
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
-    assert {k for r in results.values() for k in r["rows"]} >= set(PUBLISHED) - {f"px_{px}" for px in RESOLUTIONS if px not in (1, 64, 128)}
+    not_run = {f"px_{px}" for px in RESOLUTIONS if px not in (1, 64, 128)}
+    assert {k for r in results.values() for k in r["rows"]} >= set(PUBLISHED) - not_run
 
 
 def test_differences_are_those_of_the_rows(suite):
     for r in suite[1].values():
         for name, d in r["differences"].items():
             a, _, b = name.partition(" - ")
-            if a in r["rows"] and b in r["rows"]: assert d["rmse"]["value"] == pytest.approx(r["rows"][a]["rmse"]["value"] - r["rows"][b]["rmse"]["value"], abs=1e-9)
+            if a not in r["rows"] or b not in r["rows"]: continue
+            expected = r["rows"][a]["rmse"]["value"] - r["rows"][b]["rmse"]["value"]
+            assert d["rmse"]["value"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_what_is_finished_is_not_repeated_and_what_has_changed_is(suite, mock_survey, tmp_path, quick, monkeypatch):
-    kept = {name: read_json(suite[0] / f"{name}.json") for name in ("mass",)}
+    kept = {"mass": read_json(suite[0] / "mass.json")}
     calls = []
-    monkeypatch.setattr(lab_module, "fit_in_memory", lambda images, y, *a, **k: calls.append(1) or np.asarray(y, "float64").reshape(len(images), -1))
-    assert experiments(mock_survey, suite[0], ["mass"], steps=STEPS, folds=None, quiet=True) == kept and not calls
-    first = experiments(mock_survey, tmp_path / "new", ["mass"], steps=STEPS, folds=None, quiet=True)["mass"]
+    def answer(images, y, *args, **kwargs):
+        calls.append(1)
+        return np.asarray(y, "float64").reshape(len(images), -1)
+    monkeypatch.setattr(lab_module, "fit_in_memory", answer)
+    options = dict(only=["mass"], steps=STEPS, folds=None, quiet=True)
+    assert experiments(mock_survey, suite[0], **options) == kept and not calls
+    first = experiments(mock_survey, tmp_path / "new", **options)["mass"]
     assert first["networks_trained"] == 3 == len(calls)
-    again = experiments(mock_survey, tmp_path / "new", ["mass"], steps=STEPS, seed=1, folds=None, quiet=True)["mass"]
+    again = experiments(mock_survey, tmp_path / "new", seed=1, **options)["mass"]
     assert again["settings"] != first["settings"] and again["networks_trained"] == 3
 
 
@@ -171,25 +188,30 @@ def test_a_stopped_suite_goes_on_with_the_next_network(mock_survey, tmp_path, qu
         done.append(1)
         return np.asarray(y, "float64").reshape(len(images), -1)
     monkeypatch.setattr(lab_module, "fit_in_memory", until_two)
-    with pytest.raises(Incomplete, match="the same command goes on"): experiments(mock_survey, tmp_path / "out", ["mass"], steps=STEPS, folds=None, quiet=True)
-    assert not (tmp_path / "out" / "mass.json").exists() and len(list((tmp_path / "out" / "networks").glob("*.parquet"))) == 2
+    options = dict(only=["mass"], steps=STEPS, folds=None, quiet=True)
+    with pytest.raises(Incomplete, match="the same command goes on"): experiments(mock_survey, tmp_path, **options)
+    assert not (tmp_path / "mass.json").exists() and len(list((tmp_path / "networks").glob("*.parquet"))) == 2
     monkeypatch.setattr(lab_module, "fit_in_memory", real_fit)
-    assert experiments(mock_survey, tmp_path / "out", ["mass"], steps=STEPS, folds=None, quiet=True)["mass"]["networks_trained"] == 1
+    assert experiments(mock_survey, tmp_path, **options)["mass"]["networks_trained"] == 1
 
 
 def test_the_suite_knows_its_networks_beforehand(suite, mock_survey, quick):
     folder, results = suite
     plan = planned_networks(make_study(mock_survey, steps=STEPS, folds=None), EXPERIMENTS)
-    assert {network.name for network in plan} == {f.stem.rpartition("-")[0] for f in (folder / "networks").glob("*.parquet")}
-    assert len(plan) == sum(r["networks_trained"] for r in results.values()) and planned_networks(make_study(mock_survey, folder, steps=STEPS, folds=None), EXPERIMENTS) == []
+    trained = {f.stem.rpartition("-")[0] for f in (folder / "networks").glob("*.parquet")}
+    assert {network.name for network in plan} == trained
+    assert len(plan) == sum(r["networks_trained"] for r in results.values())
+    assert planned_networks(make_study(mock_survey, folder, steps=STEPS, folds=None), EXPERIMENTS) == []
 
 
 def test_the_number_of_processes_changes_no_number(mock_survey, tmp_path, monkeypatch):
-    monkeypatch.setattr(lab_module, "forward", forward)  # a patched one does not reach other processes
-    one, two = (experiments(mock_survey, tmp_path / str(w), ["mass"], steps=STEPS, folds=None, quiet=True, workers=w)["mass"] for w in (1, 2))
+    monkeypatch.setattr(lab_module, "predict_tta", predict_tta)  # a patched one does not reach other processes
+    options = dict(only=["mass"], steps=STEPS, folds=None, quiet=True)
+    one, two = (experiments(mock_survey, tmp_path / str(w), workers=w, **options)["mass"] for w in (1, 2))
     assert {**one, "seconds": 0} == {**two, "seconds": 0} and two["networks_trained"] == 3
     files = [sorted((tmp_path / w / "networks").iterdir()) for w in "12"]
-    assert [(f.name, f.read_bytes()) for f in files[0]] == [(f.name, f.read_bytes()) for f in files[1]] and len(files[0]) == 3
+    assert len(files[0]) == 3
+    assert [(f.name, f.read_bytes()) for f in files[0]] == [(f.name, f.read_bytes()) for f in files[1]]
 
 
 @dataclass(frozen=True)
@@ -197,29 +219,32 @@ class Stuck:
     "A network that is never ready, or whose process dies"
     dies: bool
     name: str = "stuck"
-    def __call__(self, lab): return os._exit(9) if self.dies else time.sleep(600)
+    def __call__(self, study): return os._exit(9) if self.dies else time.sleep(600)
 
 
 def test_processes_end_with_the_suite(mock_survey):
-    lab = replace(make_study(mock_survey, quiet=True), workers=2)
-    with pytest.raises(KeyboardInterrupt), training_processes(lab, [Stuck(False), Stuck(False, "also")]): raise KeyboardInterrupt
-    assert not mp.active_children() and not lab.coming
+    study = make_study(mock_survey, quiet=True, workers=2)
+    two = [Stuck(False), Stuck(False, "also")]
+    with pytest.raises(KeyboardInterrupt), training_processes(study, two): raise KeyboardInterrupt
+    assert not mp.active_children() and not study.coming
 
 
 def test_a_process_that_dies_is_loud(mock_survey):
-    lab = replace(make_study(mock_survey, quiet=True), workers=2)
-    with pytest.raises(Incomplete, match="has died"), training_processes(lab, [Stuck(True), Stuck(False, "also")]): lab.kept(Stuck(True))
+    study = make_study(mock_survey, quiet=True, workers=2)
+    two = [Stuck(True), Stuck(False, "also")]
+    with pytest.raises(Incomplete, match="has died"), training_processes(study, two): study.kept(Stuck(True))
     assert not mp.active_children()
 
 
 def test_processes_are_started_where_they_are_worth_it(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    lab = replace(lab_of(9), steps=1000)
-    assert [number_of_workers(replace(lab, workers=w), 3) for w in (1, 2, 9)] == [1, 2, 3]
+    study = replace(study_of(9), steps=1000)
+    assert [number_of_workers(replace(study, workers=w), 3) for w in (1, 2, 9)] == [1, 2, 3]
     monkeypatch.setattr(experiments_module, "choose_device", lambda: "cuda")
-    assert number_of_workers(lab, 36) == 1
+    assert number_of_workers(study, 36) == 1
     monkeypatch.setattr(experiments_module, "choose_device", lambda: "cpu")
-    assert number_of_workers(lab, 36) == 4 and number_of_workers(lab, 2) == 2 and number_of_workers(replace(lab, steps=4), 36) == 0
+    assert number_of_workers(study, 36) == 4 and number_of_workers(study, 2) == 2
+    assert number_of_workers(replace(study, steps=4), 36) == 0
 
 
 def test_training_leaves_torch_its_threads(images):
@@ -232,27 +257,34 @@ def test_training_leaves_torch_its_threads(images):
 
 
 def test_a_survey_with_metallicities_only(bare, tmp_path, quick):
-    results = experiments(bare, tmp_path / "out", ["baselines", "mass", "beyond_mass", "scatter", "leak"], steps=STEPS, folds=None, quiet=True)
+    names = ["baselines", "mass", "beyond_mass", "scatter", "leak"]
+    results = experiments(bare, tmp_path / "out", names, steps=STEPS, folds=None, quiet=True)
     assert [name for name, r in results.items() if "reason" in r] == ["mass", "beyond_mass", "scatter", "leak"]
-    assert "lgm_tot_p50 (stellar mass)" in results["mass"]["reason"] and "ra (right ascension)" in results["leak"]["reason"]
+    assert "lgm_tot_p50 (stellar mass)" in results["mass"]["reason"]
+    assert "ra (right ascension)" in results["leak"]["reason"]
     missing = results["baselines"]["not_possible"]
-    assert set(missing) == {"mzr_running_median", "mzr_tremonti04", "random_forest", "random_forest_default", "boosting"} and "modelMag_g" in missing["boosting"]
+    on_magnitudes = {"random_forest", "random_forest_default", "boosting"}
+    assert set(missing) == {"mzr_running_median", "mzr_tremonti04", *on_magnitudes}
+    assert "modelMag_g" in missing["boosting"]
     text = format_experiments(results)
     assert "real sky" in text and "not possible: the catalog has no" in text
-    assert results["mass"]["reason"] in reproduction_table(None, results) and "not run" in reproduction_table(None, results)
+    table = reproduction_table(None, results)
+    assert results["mass"]["reason"] in table and "not run" in table
     assert set(p.stem for p in (tmp_path / "out" / "figures").glob("*.png")) == {"baselines"}
 
 
 def test_folds_are_pooled(bare, quick):
-    lab = make_study(bare, steps=2, quiet=True)
-    assert len(lab.parts) == 5 and lab.scored.all()
-    pred = predict_held_out(lab)
-    assert np.isfinite(pred).all() and lab.trained == 5
+    study = make_study(bare, steps=2, quiet=True)
+    assert len(study.parts) == 5 and study.scored.all()
+    pred = predict_held_out(study)
+    assert np.isfinite(pred).all() and study.trained == 5
 
 
-@pytest.mark.parametrize("kwargs, message", [({"only": ["resolutoin"]}, "There is no experiment resolutoin"), ({"n": 20}, "galaxies")])
+@pytest.mark.parametrize("kwargs, message", [
+    ({"only": ["resolutoin"]}, "There is no experiment resolutoin"), ({"n": 20}, "galaxies")])
 def test_wrong_arguments_are_a_sentence(mock_survey, tmp_path, kwargs, message):
-    with pytest.raises(InputError, match=message): experiments(mock_survey, tmp_path / "out", **{"steps": STEPS, "quiet": True, **kwargs})
+    with pytest.raises(InputError, match=message):
+        experiments(mock_survey, tmp_path / "out", steps=STEPS, quiet=True, **kwargs)
 
 
 def test_a_folder_of_something_else_is_left_alone(mock_survey, tmp_path):
@@ -263,10 +295,13 @@ def test_a_folder_of_something_else_is_left_alone(mock_survey, tmp_path):
 
 def test_a_damaged_result_is_named(suite, mock_survey, tmp_path):
     (tmp_path / "mass.json").write_text("{")
-    with pytest.raises(InputError, match="mass.json"): experiments(mock_survey, tmp_path, ["mass"], steps=STEPS, quiet=True)
+    with pytest.raises(InputError, match="mass.json"):
+        experiments(mock_survey, tmp_path, ["mass"], steps=STEPS, quiet=True)
 
 
-def lab_of(n): return Study(Survey(None, pd.DataFrame({"objID": np.arange(n)})), [(np.zeros(n, bool), np.ones(n, bool))])
+def study_of(n):
+    "Galaxies of which all are scored and none trains"
+    return Study(Survey(None, pd.DataFrame({"objID": np.arange(n)})), [(np.zeros(n, bool), np.ones(n, bool))])
 
 
 def test_corrections_recover_the_true_scatter_as_often_as_they_say(monkeypatch):
@@ -276,7 +311,9 @@ def test_corrections_recover_the_true_scatter_as_often_as_they_say(monkeypatch):
         rng = np.random.default_rng(seed)
         m, t, e = rng.normal(10, 0.5, 600), 0.1 * rng.normal(size=600), 0.05 * rng.normal(size=600)
         relation = mass_metallicity(m)
-        off = scatter_rows(lab_of(600), m, relation + t + e, relation + 0.5 * t + 0.03 * rng.normal(size=600), np.full(600, 0.05), rng.random(600) < 0.5, relation + t)[1]
+        pred = relation + 0.5 * t + 0.03 * rng.normal(size=600)
+        half = rng.random(600) < 0.5
+        _, off = scatter_rows(study_of(600), m, relation + t + e, pred, np.full(600, 0.05), half, relation + t)
         for k in hits: hits[k] += off[f"{k} - truth"]["rmse"]["lo"] < 0 < off[f"{k} - truth"]["rmse"]["hi"]
     assert min(hits.values()) >= 16  # of 19 expected; fewer than 16 have a chance below 1 %
 
@@ -285,7 +322,9 @@ def test_uncorrected_scatters_are_wrong_in_the_way_that_is_said():
     rng = np.random.default_rng(0)
     m, t = rng.normal(10, 0.5, 4000), 0.1 * rng.normal(size=4000)
     relation = mass_metallicity(m)
-    off = scatter_rows(lab_of(4000), m, relation + t + 0.05 * rng.normal(size=4000), relation + 0.5 * t, np.full(4000, 0.05), rng.random(4000) < 0.5, relation + t)[1]
+    labels = relation + t + 0.05 * rng.normal(size=4000)
+    half = rng.random(4000) < 0.5
+    _, off = scatter_rows(study_of(4000), m, labels, relation + 0.5 * t, np.full(4000, 0.05), half, relation + t)
     assert off["observed - truth"]["rmse"]["lo"] > 0 > off["predicted - truth"]["rmse"]["hi"]
 
 
@@ -295,9 +334,10 @@ def test_what_is_left_beyond_mass_and_star_formation_comes_out(rho):
     m = rng.normal(10, 0.5, 3000)
     s = 0.76 * m - 7.64 + 0.3 * rng.normal(size=3000)
     a, b = rng.normal(size=(2, 3000))
-    z = mass_metallicity(m) - 0.2 * (s - 0.76 * m + 7.64) + 0.08 * a
-    pred = mass_metallicity(m) - 0.2 * (s - 0.76 * m + 7.64) + 0.05 * (rho * a + math.sqrt(1 - rho**2) * b)
-    found = star_formation(lab_of(3000), m, s, z, pred)
+    known = mass_metallicity(m) - 0.2 * (s - 0.76 * m + 7.64)
+    oh = known + 0.08 * a
+    pred = known + 0.05 * (rho * a + math.sqrt(1 - rho**2) * b)
+    found = star_formation(study_of(3000), m, s, oh, pred)
     assert found["beyond_mass_and_sfr"]["value"] == pytest.approx(rho, abs=0.05)
     assert found["observed_with_sfr"]["hi"] < -0.4 and abs(found["error_with_sfr"]["value"]) < 0.05
 
@@ -315,29 +355,40 @@ def test_the_fields_share_what_they_should(mock_survey):
 
 def test_the_forest_finds_more_of_a_leak_than_of_the_control(suite):
     "On 240 galaxies the direction; its interval at full size is in results/"
-    shared, control = (suite[1]["leak"]["differences"][f"{kind}_forest: random - sky"]["rmse"]["value"] for kind in ("shared", "control"))
+    differences = suite[1]["leak"]["differences"]
+    names = [f"{kind}_forest: random - sky" for kind in ("shared", "control")]
+    shared, control = (differences[name]["rmse"]["value"] for name in names)
     assert shared < min(0, control)
     counts = suite[1]["leak"]["counts"]
     assert counts["pairs_across_a_random_split"] > 0 == counts["pairs_across_a_split_by_sky"]
 
 
 def test_neighbours_that_are_too_far_are_none(mock_survey):
-    with pytest.raises(InputError, match="have a neighbour within"): neighbour_correlation(mock_survey.catalog, np.zeros(len(mock_survey)), 1e-6)
+    values = np.zeros(len(mock_survey))
+    with pytest.raises(InputError, match="have a neighbour within"):
+        neighbour_correlation(mock_survey.catalog, values, 1e-6)
 
 
 def test_training_noise_by_hand():
     found = training_noise([[0.10, 0.12], [0.20, 0.20]])
     assert found["value"] == pytest.approx(0.01) and found["n"] == 2 and found["lo"] < 0.01 < found["hi"]
-    assert widened({"value": 1.0, "lo": 0.9, "hi": 1.1, "n": 5}, 0.0) == {"value": 1.0, "lo": 0.9, "hi": 1.1, "n": 5}
+    interval = {"value": 1.0, "lo": 0.9, "hi": 1.1, "n": 5}
+    assert widened(interval, 0.0) == interval
 
 
 def v(value, half=0.002): return {"value": value, "lo": value - half, "hi": value + half, "n": 900}
 
 
-GOOD = {"resolution": {"differences": {"px_2 - px_1": {"rmse": v(-0.02)}, "px_4 - px_2": {"rmse": v(0.0019)}}, "label_noise": v(0.04), "rows": {"px_1": {"target": "metallicity", "rmse": v(0.041)}}},
-        "signal": {"differences": {"cnn - grey": {"rmse": v(-0.01)}, "cnn - r_band": {"rmse": v(-0.01)}}, "rows": {}},
-        "baselines": {"differences": {"cnn - mzr_running_median": {"rmse": v(-0.01)}, "cnn - mean": {"rmse": v(-0.1)}}, "rows": {}},
-        "mass": {"label_noise": v(0.04), "rows": {"mass": {"target": "log_mass", "rmse": v(0.01)}}}, "leak": {"reason": "no coordinates"}}
+GOOD = {
+    "resolution": {
+        "differences": {"px_2 - px_1": {"rmse": v(-0.02)}, "px_4 - px_2": {"rmse": v(0.0019)}},
+        "label_noise": v(0.04),
+        "rows": {"px_1": {"target": "metallicity", "rmse": v(0.041)}}},
+    "signal": {"differences": {"cnn - grey": {"rmse": v(-0.01)}, "cnn - r_band": {"rmse": v(-0.01)}}, "rows": {}},
+    "baselines": {
+        "differences": {"cnn - mzr_running_median": {"rmse": v(-0.01)}, "cnn - mean": {"rmse": v(-0.1)}}, "rows": {}},
+    "mass": {"label_noise": v(0.04), "rows": {"mass": {"target": "log_mass", "rmse": v(0.01)}}},
+    "leak": {"reason": "no coordinates"}}
 
 
 def test_good_results_violate_nothing(): assert check_orderings(GOOD) == [] and len(orderings(GOOD)) == 7
@@ -360,13 +411,15 @@ def test_the_table_has_a_row_for_every_published_number(suite):
     lines = reproduction_table(suite[1], None).splitlines()[4:]
     assert len(lines) == len(REPRODUCTION_ROWS) and all(line.count("|") == 6 and "--only" in line for line in lines)
     for _, experiment, key in REPRODUCTION_ROWS:
-        if key in suite[1][experiment]["rows"]: assert any(f"{suite[1][experiment]['rows'][key]['rmse']['value']:.4f}" in line for line in lines)
+        row = suite[1][experiment]["rows"].get(key)
+        if row: assert any(f"{row['rmse']['value']:.4f}" in line for line in lines)
     assert {name for _, name, _ in REPRODUCTION_ROWS} <= set(EXPERIMENTS)
 
 
 def test_figures_say_which_sky_and_draw_the_papers_points(suite):
     paper = {px: {"rmse": v(0.085), "nmad": v(0.065)} for px in (128, 64)}
-    for name, figure in figures_of(suite[1], paper).items(): assert any("mock" in ax.get_title(loc="right") for ax in figure.axes), name
+    for name, figure in figures_of(suite[1], paper).items():
+        assert any("mock" in ax.get_title(loc="right") for ax in figure.axes), name
     labels = resolution_figure(suite[1]["resolution"], paper).axes[0].get_legend_handles_labels()[1]
     assert "their predictions, measured here" in labels and "Wu & Boada 2019, real" in labels
     real = rows_figure({**suite[1]["signal"], "sky": "real", "survey": "some_field"})
@@ -374,9 +427,9 @@ def test_figures_say_which_sky_and_draw_the_papers_points(suite):
 
 
 def test_real_galaxies(real, tmp_path):
-    lab = make_study(read_survey(real / "sdss_sample"), tmp_path, steps=2, quiet=True)
-    assert len(lab.parts) == 5 and lab.scored.sum() == 400 and lab.sky == "real"
-    found = run_one(lab, "scatter", lambda *_: None)
+    study = make_study(read_survey(real / "sdss_sample"), tmp_path, steps=2, quiet=True)
+    assert len(study.parts) == 5 and study.scored.sum() == 400 and study.sky == "real"
+    found = run_one(study, "scatter", lambda *_: None)
     assert "lgm_tot_p50 (stellar mass)" in found["reason"] and "label_noise" not in found
     spirals = read_survey(real / "sdss_spirals")
     assert neighbour_correlation(spirals.catalog, spirals.catalog["dec"])["lo"] > 0.99
