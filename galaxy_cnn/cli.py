@@ -25,7 +25,8 @@ import typer
 
 # %% ../nbs/49_cli.ipynb #a84d945f
 app = typer.Typer(
-    name="galaxy-cnn", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="galaxy-cnn", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Gas-phase metallicity of galaxies, 12 + log(O/H) [dex], from three-color pictures.",
 )
 
@@ -46,28 +47,29 @@ def main():
     "Entry point of `galaxy-cnn`"
     # threads that wait for work sleep instead of spinning, and leave the cores to the threads that decode images
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not sys.warnoptions: warnings.simplefilter("ignore")  # what libraries tell developers; `python -W default` shows it
+    # what libraries tell developers; `python -W default` shows it
+    if not sys.warnoptions: warnings.simplefilter("ignore")
     try: app()
     except Exception as error:
         code = exit_code(error)
         typer.echo(f"galaxy-cnn: {' '.join(str(error).split())}", err=True)
         sys.exit(code)
 
-# %% ../nbs/49_cli.ipynb #716d1f5b
+# %% ../nbs/49_cli.ipynb #c26ad652
 @cache
 def _source(module):
     "Source text of a module of this package, which is found but not imported"
     name = f"galaxy_cnn.{module}"
     return find_spec(name).loader.get_source(name)
 
-# %% ../nbs/49_cli.ipynb #418e31e9
+# %% ../nbs/49_cli.ipynb #1cac205c
 def _statement(module, start):
     "Text and syntax tree of the statement at the top level of a module that starts with a pattern"
     found = re.search(rf"^{start}(?!\w).*?(?=^[^\s)\]}}]|\Z)", _source(module), re.M | re.S)
     if not found: raise LookupError(f"galaxy_cnn.{module} has nothing that starts with {start!r}.")
     return found[0], ast.parse(found[0]).body[0]
 
-# %% ../nbs/49_cli.ipynb #44e7a0d3
+# %% ../nbs/49_cli.ipynb #a33764ba
 def _value(module, node):
     "Value of a default: a literal, or a constant that is looked up where it is defined"
     if not isinstance(node, ast.Name): return ast.literal_eval(node)
@@ -76,7 +78,7 @@ def _value(module, node):
         if node.id in re.findall(r"\w+", names): return _value(home, node)
     return _value(module, _statement(module, f"{node.id} =")[1].value)
 
-# %% ../nbs/49_cli.ipynb #ab97c67a
+# %% ../nbs/49_cli.ipynb #40e60d9d
 def _comment(lines, k):
     "Comment on line `k`, or that of the comment lines straight above it"
     if "  # " in lines[k]: return lines[k].split("  # ", 1)[1].strip()
@@ -86,7 +88,7 @@ def _comment(lines, k):
         above.insert(0, lines[k].strip(" #"))
     return " ".join(above)
 
-# %% ../nbs/49_cli.ipynb #4739c8d7
+# %% ../nbs/49_cli.ipynb #3cc26996
 @dataclass(frozen=True)
 class _Described:
     "A parameter as its function describes it"
@@ -94,7 +96,7 @@ class _Described:
     default: Any  # `Parameter.empty` if it must be given
     comment: str
 
-# %% ../nbs/49_cli.ipynb #b5098dd6
+# %% ../nbs/49_cli.ipynb #48eaf1a6
 def _described(function, names):
     "Those parameters of a function or class, such as 'train.train', that are named, by name"
     module, name = function.split(".")
@@ -111,7 +113,7 @@ def _described(function, names):
         found[a.arg] = _Described(annotation, default, _comment(lines, a.lineno - 1))
     return found
 
-# %% ../nbs/49_cli.ipynb #6d543f85
+# %% ../nbs/49_cli.ipynb #9a798866
 _FOR_A_SHELL = (  # pattern, what a shell reads instead
     (r"\b(a|the Run's) (Run|Survey) or its folder", r"folder of \1 \2"),
     (r"\ba DataFrame or ", ""),
@@ -119,12 +121,13 @@ _FOR_A_SHELL = (  # pattern, what a shell reads instead
 )
 
 def _help(comment):
-    "Help text of an option: a full stop behind it, a capital in front unless it starts with a value, such as `auto:`"
+    "Help text of an option: a full stop behind it, a capital in front unless a value such as `auto:` stands there"
     for pattern, shell in _FOR_A_SHELL: comment = re.sub(pattern, shell, comment)
-    if re.match(r"[a-z]+(?![\w:,])", comment): comment = comment[0].upper() + comment[1:]
+    starts_with_a_value = re.match(r"\w+([:,]| or | \[)", comment)
+    if comment and not starts_with_a_value: comment = comment[0].upper() + comment[1:]
     return comment.rstrip(".") + "."
 
-# %% ../nbs/49_cli.ipynb #93144180
+# %% ../nbs/49_cli.ipynb #5b72f5aa
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "list[str]": list[str], "list[Path]": list[Path]}
 _CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
@@ -140,7 +143,7 @@ def _type(name, described):
     if isinstance(described.default, tuple): return list[str]
     return Path if described.default in (None, Parameter.empty) else type(described.default)
 
-# %% ../nbs/49_cli.ipynb #485ee966
+# %% ../nbs/49_cli.ipynb #7757843a
 def _option(parameter, described, name=None, help=None, kind=None, **limits):
     "Parameter of a command; `name` and `help` where a shell needs others, `min` and `max` of its value"
     name, default = name or parameter, described.default
@@ -154,7 +157,7 @@ def _option(parameter, described, name=None, help=None, kind=None, **limits):
     if parameter in _CHOICES: default = kind(default)
     return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, how])
 
-# %% ../nbs/49_cli.ipynb #4c122996
+# %% ../nbs/49_cli.ipynb #a49feb9f
 def command(
     function: str,  # module and name of the function that does the work, such as 'train.train'
     shown: str,  # those of its parameters that a shell sets, in the order of the help
@@ -183,7 +186,7 @@ def command(
 
 # %% ../nbs/49_cli.ipynb #a04469f8
 @command("mock_images.make_mock", "path n seed size workers",
-         path={"name": "out"}, n={"min": 1}, size={"min": 16}, workers={"min": 1, "kind": int})
+         path={"name": "out"}, n={"min": 1}, size={"min": 16}, workers={"min": 1})
 def mock(work, path, seed, size, **options):
     "Draw a simulated sky: a Survey whose truth is known."
     survey = work(path, seed=seed, size=size, **options)
@@ -234,10 +237,9 @@ def pack(work, path):
     typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB.")
 
 # %% ../nbs/49_cli.ipynb #6807af0f
-_TRAIN_OPTIONS = "survey out arch epochs lr bs size targets self_attention opt precision split_by folds seed device init resume drop_bad"
-
-@command("train.train", _TRAIN_OPTIONS, epochs={"min": 1}, bs={"min": 1}, size={"min": 32}, folds={"min": 2},
-         targets={"name": "target"})
+@command("train.train", "survey out arch epochs lr bs size targets self_attention opt precision split_by folds seed "
+         "device init resume drop_bad",
+         epochs={"min": 1}, bs={"min": 1}, size={"min": 32}, folds={"min": 2}, targets={"name": "target"})
 def train(work, survey, out, **options):
     "Train a network on a Survey: one-cycle schedule, mixed precision, a checkpoint every epoch."
     typer.echo(work(survey, out, **options).describe())
@@ -267,9 +269,11 @@ def mzr(work, run, survey, **options):
 
 # %% ../nbs/49_cli.ipynb #c9482a1f
 @command("experiments.experiments", "survey out only n steps seed workers",
-         only={"kind": list[str]}, n={"min": 100, "kind": int}, steps={"min": 1, "kind": int}, workers={"min": 1, "kind": int})
+         only={"kind": list[str]}, n={"min": 100, "kind": int}, steps={"min": 1, "kind": int},
+         workers={"min": 1, "kind": int})
 def experiments(work, survey, out, **options):
-    "The studies of the paper on any Survey: baselines, resolution, bands, shapes, mass, ensembles, star formation, the leak."
+    """The studies of the paper on any Survey: baselines, resolution, bands and shapes, mass, ensembles, star formation,
+    the leak."""
     from galaxy_cnn.experiments import format_experiments
     typer.echo(format_experiments(work(survey, out, **options)))
     typer.echo(f"Numbers and figures are in {out}.")
@@ -303,7 +307,8 @@ def demo(
     n: Annotated[int, typer.Option(min=200, help="Simulated galaxies.")] = 5000,
     seed: Annotated[int, typer.Option(help="Seed of every random choice; the same seed gives the same result.")] = 0,
 ):
-    "From a simulated sky to the mass-metallicity relation, offline: mock, serve and download, train, evaluate, mzr, report."
+    """From a simulated sky to the mass-metallicity relation, offline: mock, serve and download, train, evaluate, mzr,
+    report."""
     mock(survey, n, seed)
     _download_part(survey, survey.with_name(survey.name + "-download"), 200)
     train(survey, out, seed=seed, resume=(out / "model.json").exists() or (out / "checkpoint").exists())

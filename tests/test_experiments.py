@@ -118,8 +118,9 @@ def test_mean_colors_do_not_see_the_sky(images):
 
 def test_training_needs_galaxies_and_differences_among_them(images):
     y = np.linspace(8.5, 9.1, 40)
+    every = np.ones(40, bool)
     with pytest.raises(InputError, match="too few"): fit_in_memory(images, y, np.arange(40) < 5, quiet=True)
-    with pytest.raises(InputError, match="same value"): fit_in_memory(images, np.full(40, 8.9), np.ones(40, bool), quiet=True)
+    with pytest.raises(InputError, match="same value"): fit_in_memory(images, np.full(40, 8.9), every, quiet=True)
 
 
 def test_missing_targets_are_not_trained_on_but_predicted(images):

@@ -1,0 +1,53 @@
+"""One import brings every chapter's names, and nothing heavy comes with the package or with the command line's help."""
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import house_figures
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# the command line is left out: its commands bear the names of the functions that they call
+CHAPTERS = [m for m in house_figures.chapter_modules(ROOT / "nbs").values() if m != "cli"]
+HEAVY = ("torch", "fastai", "numpy", "pandas", "matplotlib")
+
+
+def heavy_modules(code):
+    "Those heavy modules that a program imports, run in a process of its own"
+    code = f"import sys; {code}; print(*(m for m in {HEAVY} if m in sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout.splitlines()[-1].split()
+
+
+def test_all_names_every_chapter_in_order():
+    text = (ROOT / "galaxy_cnn" / "all.py").read_text()
+    assert re.findall(r"^from \.(\w+) import \*$", text, re.M) == CHAPTERS
+
+
+@pytest.fixture(scope="module")
+def everything():
+    "What `from galaxy_cnn.all import *` brings"
+    names = {}
+    exec("from galaxy_cnn.all import *", names)
+    return names
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_all_brings_every_public_name_of_a_chapter(everything, chapter):
+    module = importlib.import_module(f"galaxy_cnn.{chapter}")
+    assert module.__all__
+    for name in module.__all__: assert everything[name] is getattr(module, name), name
+
+
+def test_the_check_for_heavy_modules_sees_one(): assert heavy_modules("import numpy") == ["numpy"]
+
+
+def test_the_package_itself_imports_nothing_heavy(): assert heavy_modules("import galaxy_cnn") == []
+
+
+@pytest.mark.parametrize("words", [[], ["train"], ["explain"]])
+def test_help_imports_nothing_heavy(words):
+    call = f"from galaxy_cnn.cli import app; app({[*words, '--help']}, standalone_mode=False)"
+    assert heavy_modules(call) == []
