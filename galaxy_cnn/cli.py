@@ -55,21 +55,21 @@ def main():
         typer.echo(f"galaxy-cnn: {' '.join(str(error).split())}", err=True)
         sys.exit(code)
 
-# %% ../nbs/49_cli.ipynb #c26ad652
+# %% ../nbs/49_cli.ipynb #44a5c68a
 @cache
 def _source(module):
     "Source text of a module of this package, which is found but not imported"
     name = f"galaxy_cnn.{module}"
     return find_spec(name).loader.get_source(name)
 
-# %% ../nbs/49_cli.ipynb #1cac205c
+# %% ../nbs/49_cli.ipynb #bce15df0
 def _statement(module, start):
     "Text and syntax tree of the statement at the top level of a module that starts with a pattern"
     found = re.search(rf"^{start}(?!\w).*?(?=^[^\s)\]}}]|\Z)", _source(module), re.M | re.S)
     if not found: raise LookupError(f"galaxy_cnn.{module} has nothing that starts with {start!r}.")
     return found[0], ast.parse(found[0]).body[0]
 
-# %% ../nbs/49_cli.ipynb #a33764ba
+# %% ../nbs/49_cli.ipynb #cd684f3c
 def _value(module, node):
     "Value of a default: a literal, or a constant that is looked up where it is defined"
     if not isinstance(node, ast.Name): return ast.literal_eval(node)
@@ -78,7 +78,7 @@ def _value(module, node):
         if node.id in re.findall(r"\w+", names): return _value(home, node)
     return _value(module, _statement(module, f"{node.id} =")[1].value)
 
-# %% ../nbs/49_cli.ipynb #40e60d9d
+# %% ../nbs/49_cli.ipynb #4e2e3dfa
 def _comment(lines, k):
     "Comment on line `k`, or that of the comment lines straight above it"
     if "  # " in lines[k]: return lines[k].split("  # ", 1)[1].strip()
@@ -88,7 +88,7 @@ def _comment(lines, k):
         above.insert(0, lines[k].strip(" #"))
     return " ".join(above)
 
-# %% ../nbs/49_cli.ipynb #3cc26996
+# %% ../nbs/49_cli.ipynb #f2e44886
 @dataclass(frozen=True)
 class _Described:
     "A parameter as its function describes it"
@@ -96,7 +96,7 @@ class _Described:
     default: Any  # `Parameter.empty` if it must be given
     comment: str
 
-# %% ../nbs/49_cli.ipynb #48eaf1a6
+# %% ../nbs/49_cli.ipynb #3a4f6d09
 def _described(function, names):
     "Those parameters of a function or class, such as 'train.train', that are named, by name"
     module, name = function.split(".")
@@ -113,7 +113,7 @@ def _described(function, names):
         found[a.arg] = _Described(annotation, default, _comment(lines, a.lineno - 1))
     return found
 
-# %% ../nbs/49_cli.ipynb #9a798866
+# %% ../nbs/49_cli.ipynb #80e02903
 _FOR_A_SHELL = (  # pattern, what a shell reads instead
     (r"\b(a|the Run's) (Run|Survey) or its folder", r"folder of \1 \2"),
     (r"\ba DataFrame or ", ""),
@@ -127,7 +127,7 @@ def _help(comment):
     if comment and not starts_with_a_value: comment = comment[0].upper() + comment[1:]
     return comment.rstrip(".") + "."
 
-# %% ../nbs/49_cli.ipynb #5b72f5aa
+# %% ../nbs/49_cli.ipynb #57484395
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "list[str]": list[str], "list[Path]": list[Path]}
 _CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
@@ -143,7 +143,7 @@ def _type(name, described):
     if isinstance(described.default, tuple): return list[str]
     return Path if described.default in (None, Parameter.empty) else type(described.default)
 
-# %% ../nbs/49_cli.ipynb #7757843a
+# %% ../nbs/49_cli.ipynb #9ad7fe37
 def _option(parameter, described, name=None, help=None, kind=None, **limits):
     "Parameter of a command; `name` and `help` where a shell needs others, `min` and `max` of its value"
     name, default = name or parameter, described.default
@@ -157,7 +157,7 @@ def _option(parameter, described, name=None, help=None, kind=None, **limits):
     if parameter in _CHOICES: default = kind(default)
     return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, how])
 
-# %% ../nbs/49_cli.ipynb #a49feb9f
+# %% ../nbs/49_cli.ipynb #dc1e207d
 def command(
     function: str,  # module and name of the function that does the work, such as 'train.train'
     shown: str,  # those of its parameters that a shell sets, in the order of the help
@@ -269,8 +269,7 @@ def mzr(work, run, survey, **options):
 
 # %% ../nbs/49_cli.ipynb #c9482a1f
 @command("experiments.experiments", "survey out only n steps seed workers",
-         only={"kind": list[str]}, n={"min": 100, "kind": int}, steps={"min": 1, "kind": int},
-         workers={"min": 1, "kind": int})
+         n={"min": 100}, steps={"min": 1}, workers={"min": 1})
 def experiments(work, survey, out, **options):
     """The studies of the paper on any Survey: baselines, resolution, bands and shapes, mass, ensembles, star formation,
     the leak."""
