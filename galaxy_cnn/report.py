@@ -38,7 +38,7 @@ from .run import Run, read_run
 from .splits import is_held_out
 from .survey import COLUMNS, MISSING, TARGETS, column_of, columns_in
 
-# %% ../nbs/41_report.ipynb #d0edf8e7
+# %% ../nbs/41_report.ipynb #2594bdb7
 def asset(
     name,  # of a file in galaxy_cnn/report_assets/
 ) -> str:
@@ -100,9 +100,7 @@ def unit_of(
 _JINJA.filters |= {"quantity": quantity, "unit": unit_of}
 
 # %% ../nbs/41_report.ipynb #8f096a19
-def duration(
-    seconds,
-) -> str:
+def duration(seconds) -> str:
     "A time in the unit that suits it"
     if seconds < 120: return f"{seconds:.0f} s"
     if seconds < 7200: return f"{seconds / 60:.0f} min"
@@ -111,7 +109,8 @@ def duration(
 # %% ../nbs/41_report.ipynb #158229ca
 def _who(card):
     "Networks of a Run's card, and what stands beside each of them, with the verb that the sentence goes on with"
-    n, arch = len(card["networks"]), card["arch"]
+    n = len(card["networks"])
+    arch = card["arch"]
     beside = "with a Gaussian process on what the pretrained network reads"
     if n == 1: return f"One network ({arch}), {beside}, was" if card.get("gp") else f"One network ({arch}) was"
     return f"{n} networks ({arch}), each {beside}, were" if card.get("gp") else f"{n} networks ({arch}) were each"
@@ -156,15 +155,6 @@ def verdict(
     return (f"This Run {stands} the best baseline ({MODEL_NAMES.get(name, name)}) on the same galaxies: "
             f"its RMSE minus that baseline's is {value} ({_ends(difference, 4, '+')}).")
 
-# %% ../nbs/41_report.ipynb #e7ad69e0
-def _parts_of(card, target):
-    "RMSE of the networks and of the Gaussian processes alone, and the networks' weight; None without processes"
-    gp = card.get("gp")
-    if not gp: return None
-    keys = {"network": "network_alone", "process": "process_alone", "both": "headline"}
-    errors = {name: gp[key][f"valid_rmse_{target}"] for name, key in keys.items()}
-    return {**errors, "weights": f"{100 * gp['share']:.0f} %"}
-
 # %% ../nbs/41_report.ipynb #2d1c0497
 def _headline_html(run, metrics):
     "RMSE with its interval, the published value, the best baseline"
@@ -174,8 +164,8 @@ def _headline_html(run, metrics):
         headlines.append({
             "target": target, "cnn": found["cnn"], "published": PUBLISHED_SCORES.get(target, {}).get("cnn"),
             "best": found["baselines"].get(best), "best_name": MODEL_NAMES.get(best, best),
-            "verdict": verdict(found, unit_of(target)), "parts": _parts_of(run.card, target)})
-    return render("headline.html", headlines=headlines, mock=metrics["sky"] == "mock",
+            "verdict": verdict(found, unit_of(target))})
+    return render("headline.html", headlines=headlines, gp=run.card.get("gp"), mock=metrics["sky"] == "mock",
                   source=PUBLISHED_SOURCE, n_labels=N_LABELS, n_tested=N_TESTED)
 
 # %% ../nbs/41_report.ipynb #aa4d24ad
@@ -229,7 +219,7 @@ CAPTIONS = {  # of known figures, in the order of the story
 }
 
 def _caption_of(file, targets, given):
-    "Caption of a PNG: as `given` by captions.json under its name, with or without ending, else the known one, else its name"
+    "Caption of a PNG: as `given` by captions.json, under its name with or without ending, else the known one"
     told = given.get(file.name, given.get(file.stem))
     if told: return str(told)
     for target in targets[1:]:
@@ -372,7 +362,8 @@ def observed(
 # %% ../nbs/41_report.ipynb #55d826c8
 def _target_fields(table, target, alone):
     "Yield the fields of one target; their keys begin with its name unless it is `alone`"
-    name, unit = quantity(target), unit_of(target)
+    name = quantity(target)
+    unit = unit_of(target)
     prefix = "" if alone else f"{target}_"
     true = observed(table, target)
     pred = table[f"{target}_pred"].to_numpy("float64")
@@ -431,7 +422,7 @@ def _without_network(run, survey, table, target):
     ridge = {"target": target, "names": ("ridge",)}
     if run.folds: found = cross_validated_baselines(survey, run.folds, split["seed"], split["by"], **ridge)
     else: found = baseline_predictions(survey, table["split"] == "train", seed=split["seed"], **ridge)
-    return found["ridge"].to_numpy("float64"), "ridge regression on the picture's colours and sizes"
+    return found["ridge"].to_numpy("float64"), "ridge regression on the picture's colors and sizes"
 
 def surprise(
     run: Run,
@@ -443,10 +434,12 @@ def surprise(
     pred = table[f"{target}_pred"].to_numpy("float64")
     if f"{target}_sigma" in table:
         sigma = table[f"{target}_sigma"].to_numpy("float64")
-        of = "farthest from the observation in units of their own standard error"
-        return np.abs(pred - observed(table, target)) / sigma, of
+        what = "farthest from the observation in units of their own standard error"
+        return np.abs(pred - observed(table, target)) / sigma, what
     known = _without_network(run, survey, table, target)
-    return known and (np.abs(pred - known[0]), f"farthest from {known[1]}")
+    if known is None: return None
+    values, source = known
+    return np.abs(pred - values), f"farthest from {source}"
 
 # %% ../nbs/41_report.ipynb #712f5964
 def choose_galleries(
@@ -486,15 +479,15 @@ def cutout_uri(
     return _data_uri(small.getvalue(), "jpeg")
 
 # %% ../nbs/41_report.ipynb #ad648027
-def _galleries_html(run, scored, chosen, rows, survey=None):
-    "The galleries chosen, for the first target; `rows` are the galaxies in the page's table, `survey` has the cutouts"
+def _galleries_html(run, scored, chosen, fields, survey=None):
+    "The galleries chosen, for the first target; `fields` are those of the page's table, `survey` has the cutouts"
     target = run.targets[0]
     true = observed(scored, target)
-    row_of = {int(r): i for i, r in enumerate(rows)}
+    row_of = {objID: row for row, objID in enumerate(fields[0].values)}
     def tile(i):
         galaxy = scored.iloc[i]
         uri = survey and cutout_uri(survey.image_path(galaxy["objID"]))
-        return {"row": row_of[int(i)], "id": galaxy["objID"], "uri": uri,
+        return {"row": row_of[str(galaxy["objID"])], "id": galaxy["objID"], "uri": uri,
                 "observed": float(true[i]), "predicted": float(galaxy[f"{target}_pred"])}
     galleries = [{"name": name, "why": why, "tiles": [tile(i) for i in indices]} for name, why, indices in chosen]
     return render("galleries.html", galleries=galleries, target=target, with_pictures=survey is not None,
@@ -565,18 +558,9 @@ def commands(
 # %% ../nbs/41_report.ipynb #9a75538d
 def _provenance_html(run, metrics, survey=None):
     "The commands, hashes and versions of a Run and its card, collapsed"
-    known = {k: v for k, v in run.card["survey"].items() if k != "path"}
-    card = run.card | {"survey": known}
-    facts = {
-        "Survey": f"{known['name']}, {known['n']:,} galaxies, {metrics['sky']} sky",
-        "fingerprint of the Survey": known["fingerprint"],
-        "split": f"by {card['split']['by']}, seed {card['split']['seed']}",
-        "hash of the split": card["split"]["hash"],
-        **{f"SHA-256 of {n['file']}": n["sha256"] for n in card["networks"]},
-        "trained until": card.get("finished", "–"),
-    }
-    return render("provenance.html", commands=commands(run, metrics, survey), facts=facts, versions=card["versions"],
-                  card=json.dumps(card, indent=1, ensure_ascii=False))
+    card = run.card | {"survey": {k: v for k, v in run.card["survey"].items() if k != "path"}}
+    return render("provenance.html", commands=commands(run, metrics, survey), sky=metrics["sky"], card=card,
+                  text=json.dumps(card, indent=1, ensure_ascii=False))
 
 # %% ../nbs/41_report.ipynb #e16af687
 def _policy(style, script):
@@ -608,27 +592,21 @@ def _chapter_command(run, folder):
     if folder == "explain": return shlex.join(["galaxy-cnn", "explain", name])
     return shlex.join(["galaxy-cnn", "experiments", run.card["survey"]["name"], "--out", f"{name}/experiments"])
 
-def _chapter(run, folder, pictures):
-    "Section of a folder of figures, or the sentence that it has none yet"
-    title = CHAPTERS.get(folder, folder.replace("_", " ").capitalize())
-    body = pictures.get(folder)
-    if body is None:
-        missing = "This Run has no figures of this chapter yet"
-        body = render("note.html", missing=missing, command=_chapter_command(run, folder))
-    return f"folder-{folder}", title, body
-
-# %% ../nbs/41_report.ipynb #50fc1fe6
-def _sections_of(run, metrics, scored, chosen, rows, survey):
+# %% ../nbs/41_report.ipynb #049fccf1
+def _sections_of(run, metrics, scored, chosen, fields, survey):
     "Yield id, title and body of each section"
     pictures = _picture_sections(run)
     yield "result", "Result", _headline_html(run, metrics) + _models_html(run, metrics)
     yield "figures", "Figures", pictures.pop(_FIGURES)
-    yield "galaxies-seen", "Galaxies", _galleries_html(run, scored, chosen, rows, survey)
+    yield "galaxies-seen", "Galaxies", _galleries_html(run, scored, chosen, fields, survey)
     yield "errors", "Error bars", _error_bars_html(run, metrics, pictures.pop("errors", ""))
     relation = _relation_html(run, metrics.get("mzr"), pictures.pop("mzr", ""))
     yield "mzr", "Mass-metallicity relation", relation
-    for folder in dict.fromkeys((*CHAPTERS, *pictures)): yield _chapter(run, folder, pictures)
-    fields = galaxy_fields(scored.iloc[rows], run.targets)
+    missing = "This Run has no figures of this chapter yet"
+    for folder in dict.fromkeys((*CHAPTERS, *pictures)):
+        title = CHAPTERS.get(folder, folder.replace("_", " ").capitalize())
+        body = pictures.get(folder) or render("note.html", missing=missing, command=_chapter_command(run, folder))
+        yield f"folder-{folder}", title, body
     yield "predictions", "Predictions", _predictions_html(fields, len(scored))
     yield "provenance", "Provenance", _provenance_html(run, metrics, survey)
 
@@ -654,7 +632,8 @@ def report(
     if surprising: surprising = surprising[0][held], surprising[1]
     chosen = choose_galleries(scored, run.targets[0], surprising)
     rows = table_rows(len(scored), np.concatenate([indices for *_, indices in chosen]))
-    sections = _sections_of(run, metrics, scored, chosen, rows, survey)
+    fields = galaxy_fields(scored.iloc[rows], run.targets)
+    sections = _sections_of(run, metrics, scored, chosen, fields, survey)
     style = "\n" + asset("style.css")  # as it stands in its element: the policy hashes all of that
     script = f"{asset('view.js')}\n{asset('table.js')}"
     what = " and ".join(_WORDS.get(t, t) for t in run.targets).capitalize()
@@ -663,7 +642,7 @@ def report(
         title=f"{what} from pictures: {run.path.name}", lead=training_sentence(run, metrics),
         mock=metrics["sky"] == "mock", run=run.path.name, version=run.card["versions"]["galaxy_cnn"],
         sections=[{"id": key, "title": title, "body": body} for key, title, body in sections],
-        data=_page_data(galaxy_fields(scored.iloc[rows], run.targets), run.targets))
+        data=_page_data(fields, run.targets))
     out = Path(out or run.path / "report.html")
     with atomic_path(out) as tmp: tmp.write_text(html, encoding="utf-8")
     return out

@@ -177,7 +177,7 @@ def split_for_fold(
     u, edge = _split_numbers(catalog, seed, by)
     return np.where(np.floor(k * u) != fold, "train", np.where(edge, BUFFER, "valid"))
 
-# %% ../nbs/05_splits.ipynb #4d41b4e3
+# %% ../nbs/05_splits.ipynb #34bab7b5
 @dataclass(frozen=True)
 class Split:
     "The galaxies that train, validate, calibrate and score one network, or one network per fold"
@@ -253,7 +253,7 @@ class Split:
         names, n = np.unique(self.names, return_counts=True)
         return dict(zip(names.tolist(), n.tolist()))
 
-# %% ../nbs/05_splits.ipynb #b3ecea68
+# %% ../nbs/05_splits.ipynb #6a50ec02
 def is_held_out(
     names,  # str [n], as in `Split.names`, or the column `split` of a table of predictions
 ) -> np.ndarray:  # bool [n]

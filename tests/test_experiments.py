@@ -16,18 +16,44 @@ from galaxy_cnn import experiments as experiments_module
 from galaxy_cnn import lab as lab_module
 from galaxy_cnn import studies
 from galaxy_cnn.ablations import (
-    ABLATIONS, CORNER, RESOLUTIONS, SKY_AT, degrade_resolution, mask_radius, radius_map, shuffle_pixels,
-    sky_level, stretch_grayscale,
+    ABLATIONS,
+    CORNER,
+    RESOLUTIONS,
+    SKY_AT,
+    degrade_resolution,
+    mask_radius,
+    radius_map,
+    shuffle_pixels,
+    sky_level,
+    stretch_grayscale,
 )
 from galaxy_cnn.experiments import (
-    EXPERIMENTS, REPRODUCTION_ROWS, check_orderings, experiments, figures_of, format_experiments,
-    number_of_workers, orderings, planned_networks, read_results, reproduction_table, resolution_figure,
-    rows_figure, run_one, training_processes,
+    EXPERIMENTS,
+    REPRODUCTION_ROWS,
+    check_orderings,
+    experiments,
+    figures_of,
+    format_experiments,
+    number_of_workers,
+    orderings,
+    planned_networks,
+    read_results,
+    reproduction_table,
+    resolution_figure,
+    rows_figure,
+    run_one,
+    training_processes,
 )
 from galaxy_cnn.files import Incomplete, InputError, read_json
 from galaxy_cnn.images import read_images
 from galaxy_cnn.lab import (
-    Study, fit_in_memory, make_study, predict_held_out, train_test_masks, training_noise, widened,
+    Study,
+    fit_in_memory,
+    make_study,
+    predict_held_out,
+    train_test_masks,
+    training_noise,
+    widened,
 )
 from galaxy_cnn.literature import PUBLISHED, mass_metallicity
 from galaxy_cnn.metrics import bootstrap

@@ -8,8 +8,17 @@ import pytest
 from galaxy_cnn.files import InputError, read_json, write_json
 from galaxy_cnn.literature import TREMONTI04_TABLE3, mannucci10_fmr, tremonti04
 from galaxy_cnn.mzr import (
-    MASS_COLUMN, binned_percentiles, fixed_mass_figure, fixed_mass_sentence, format_mzr, measure_relation, mzr,
-    mzr_figure, partial_correlation_at_fixed_mass, relation_scatter, scatter_figure,
+    MASS_COLUMN,
+    binned_percentiles,
+    fixed_mass_figure,
+    fixed_mass_sentence,
+    format_mzr,
+    measure_relation,
+    mzr,
+    mzr_figure,
+    partial_correlation_at_fixed_mass,
+    relation_scatter,
+    scatter_figure,
 )
 from galaxy_cnn.run import read_run
 from galaxy_cnn.survey import MISSING, write_survey
