@@ -13,7 +13,10 @@ setup(
     author=cfg["author"], url=cfg["git_url"], keywords=cfg["keywords"].split(),
     long_description=Path("README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
-    package_data={cfg["lib_path"]: ["pretrained/*", "pretrained/models/*"]},  # the network that few-label training starts from
+    package_data={cfg["lib_path"]: [
+        "pretrained/*", "pretrained/models/*",  # the network that few-label training starts from
+        "report_assets/*",  # templates, style sheet and scripts of the page of a Run
+    ]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split(), "explain": cfg["explain_requirements"].split()},

@@ -1,97 +1,124 @@
-"""Chapter 22 on the predictions that Wu & Boada (2019) published for 20,366 real galaxies: half calibrates, half is scored.
+"""Error bars for the predictions of Wu & Boada (2019) for 20,366 real galaxies: half calibrates, half is scored.
 
     GALAXY_CNN_REAL=FOLDER python benchmarks/paper_coverage.py [--halves 40]
 
-FOLDER holds facts/wu_boada_2019_test_predictions.csv. There is no sigma in it: error bars come from the residuals at similar predictions alone. The halving is
-repeated with other seeds; every number is given as its mean over the halvings and its worst. The figure shows the first. Beside the calibration, one sigma for
-all galaxies from the same half. Writes results/paper_coverage.json and results/paper_coverage.png.
+FOLDER holds facts/wu_boada_2019_test_predictions.csv. There is no sigma in it: error bars come from the residuals at
+similar predictions alone (`galaxy_cnn.uncertainty`). The halving is repeated with other seeds; every number is given as
+its mean over the halvings and its worst. The figure shows the first. Beside the calibration, one sigma for all galaxies
+from the same half. Writes results/paper_coverage.json and results/paper_coverage.png.
 """
-import argparse
-import os
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
+from harness import RESULTS, option_parser, real_folder, save_figure, write_results
 from matplotlib.figure import Figure
+from paper_predictions import PUBLISHED, published_predictions
 
 from galaxy_cnn.figures import plot_coverage_by, plot_pit, plot_reliability
-from galaxy_cnn.files import atomic_path, write_json
 from galaxy_cnn.metrics import BIN_MIN, conformal_quantile, coverage, coverage_by, sharpness
 from galaxy_cnn.uncertainty import INTERVAL_LEVELS, fit_calibration, pit
 
-RESULTS = Path(__file__).parent.parent / "results"
-BINNINGS = {"ten bins of equal number": None, "0.1 dex wide": np.arange(8, 10, 0.1), "0.05 dex wide": np.arange(8, 10, 0.05)}
+BINNINGS = {"ten bins of equal number": None, "0.1 dex wide": np.arange(8, 10, 0.1),
+            "0.05 dex wide": np.arange(8, 10, 0.05)}  # name: edges [dex]
+AVERAGED = ("width", "constant_width", "width_ratio", "score", "constant_score", "score_ratio")
 
 
 def worst_bin(table, level):
     "Largest departure of a bin, in binomial standard deviations"
-    return float((3 * (table[f"coverage_{100 * level:.0f}"] - level).abs() / table[f"band_{100 * level:.0f}"]).max())
+    name = f"{100 * level:.0f}"
+    departures = (table[f"coverage_{name}"] - level).abs()
+    return float((3 * departures / table[f"band_{name}"]).max())
+
+
+def halves(n, seed):
+    "Rows of the half that calibrates, and of the other"
+    order = np.random.default_rng(seed).permutation(n)
+    return order[:n // 2], order[n // 2:]
 
 
 def one_half(true, pred, seed):
     "All numbers of one halving"
-    order = np.random.default_rng(seed).permutation(len(true))
-    fit, test = order[:len(true) // 2], order[len(true) // 2:]
+    fit, test = halves(len(true), seed)
     intervals = fit_calibration(true[fit], pred[fit]).intervals(pred[test])
     arms = {level: conformal_quantile(np.abs(true[fit] - pred[fit]), level) for level in INTERVAL_LEVELS}
     one = {level: (pred[test] - arm, pred[test] + arm) for level, arm in arms.items()}
-    row = {}
-    for name, ends in (("calibrated", intervals), ("one_sigma", one)):
-        tables = {how: coverage_by(pred[test], true[test], ends, edges) for how, edges in BINNINGS.items()}
-        for level in INTERVAL_LEVELS:
-            found = {"coverage": coverage(true[test], *ends[level])["value"], **sharpness(true[test], pred[test], *ends[level], level)}
-            found |= {f"worst z, {how}": worst_bin(table, level) for how, table in tables.items()}
-            found |= {f"bins that hold, {how}": table[f"pass_{100 * level:.0f}"].mean() for how, table in tables.items()}
-            row |= {(name, level, key): value for key, value in found.items()}
-    return row
+    return {"calibrated": interval_numbers(true[test], pred[test], intervals),
+            "one_sigma": interval_numbers(true[test], pred[test], one)}
+
+
+def interval_numbers(true, pred, intervals):
+    "Coverage, sharpness and how bins of the prediction hold, by level"
+    tables = {how: coverage_by(pred, true, intervals, edges) for how, edges in BINNINGS.items()}
+    found = {}
+    for level in INTERVAL_LEVELS:
+        ends, passed = intervals[level], f"pass_{100 * level:.0f}"
+        row = {"coverage": coverage(true, *ends)["value"], **sharpness(true, pred, *ends, level)}
+        row |= {f"worst z, {how}": worst_bin(table, level) for how, table in tables.items()}
+        row |= {f"bins that hold, {how}": table[passed].mean() for how, table in tables.items()}
+        found[level] = row
+    return found
 
 
 def summary(rows, name, level):
     "Means over the halvings, the worst, and in how many of them every bin holds"
-    numbers = pd.DataFrame([{key: value for (n, l, key), value in row.items() if (n, l) == (name, level)} for row in rows])
+    numbers = pd.DataFrame([row[name][level] for row in rows])
     off = (numbers["coverage"] - level).abs()
-    found = {"coverage": float(numbers["coverage"].mean()), "off_mean": float(off.mean()), "off_worst": float(off.max()), "within_1_point": float((off <= 0.01).mean())}
-    found |= {key: float(numbers[key].mean()) for key in ("width", "constant_width", "width_ratio", "score", "constant_score", "score_ratio")}
-    bins = {how: (numbers[f"worst z, {how}"], numbers[f"bins that hold, {how}"]) for how in BINNINGS}
-    return found | {"bins_of_predicted_z": {how: {"bins_within_3": float(held.mean()), "halvings_with_all_bins_within_3": float((z <= 3).mean()),
-                                                  "worst_z_mean": float(z.mean()), "worst_z_worst": float(z.max())} for how, (z, held) in bins.items()}}
+    found = {"coverage": float(numbers["coverage"].mean()), "off_mean": float(off.mean()),
+             "off_worst": float(off.max()), "within_1_point": float((off <= 0.01).mean())}
+    found |= {key: float(numbers[key].mean()) for key in AVERAGED}
+    return found | {"bins_of_predicted_z": {how: bins_summary(numbers, how) for how in BINNINGS}}
+
+
+def bins_summary(numbers, how):
+    "How the bins of one kind hold over the halvings, in binomial standard deviations"
+    worst, held = numbers[f"worst z, {how}"], numbers[f"bins that hold, {how}"]
+    return {"bins_within_3": float(held.mean()), "halvings_with_all_bins_within_3": float((worst <= 3).mean()),
+            "worst_z_mean": float(worst.mean()), "worst_z_worst": float(worst.max())}
 
 
 def figure(true, pred, test, calibration):
-    "Reliability, PIT and coverage by predicted and by true Z of one halving"
+    "Reliability, PIT and coverage by predicted and by true metallicity of one halving"
     fig = Figure(figsize=(9, 6.6), layout="constrained")
     axes = fig.subplots(2, 2).ravel()
     values, intervals = pit(calibration, true[test], pred[test]), calibration.intervals(pred[test])
     plot_reliability(axes[0], values)
     plot_pit(axes[1], values)
-    for ax, by, label in ((axes[2], pred, "predicted 12 + log(O/H)"), (axes[3], true, "observed 12 + log(O/H): not expected to hold")):
+    labels = "predicted 12 + log(O/H)", "observed 12 + log(O/H): not expected to hold"
+    for ax, by, label in zip(axes[2:], (pred, true), labels):
         plot_coverage_by(ax, coverage_by(by[test], true[test], intervals), label)
-    fig.suptitle(f"SDSS, real: predictions of Wu & Boada 2019, 128 px; {calibration.n:,} galaxies calibrate, {len(test):,} others are shown", fontsize=10)
+    fig.suptitle(f"SDSS, real: predictions of Wu & Boada 2019, 128 px; {calibration.n:,} galaxies calibrate, "
+                 f"{len(test):,} others are shown", fontsize=10)
     return fig
 
 
-def main(folder, halves):
-    table = pd.read_csv(Path(folder) / "facts" / "wu_boada_2019_test_predictions.csv", dtype={"objID": "int64"})
+def line(name, level, v):
+    "A line of what is printed"
+    held = ", ".join(f"{how} {b['bins_within_3']:.1%} ({b['halvings_with_all_bins_within_3']:.0%})"
+                     for how, b in v["bins_of_predicted_z"].items())
+    return (f"{name:>10} {level:>4}: coverage {v['coverage']:.4f}, off by {v['off_mean']:.4f} "
+            f"(worst {v['off_worst']:.4f}), width ratio {v['width_ratio']:.3f}, score ratio {v['score_ratio']:.3f}; "
+            f"bins within 3 sigma (halvings where all are): {held}")
+
+
+def main(args, real):
+    table = published_predictions(real)
     true, pred = table["oh_p50"].to_numpy(), table["pred_128"].to_numpy()
-    rows = [one_half(true, pred, seed) for seed in range(halves)]
-    found = {name: {f"{level:g}": summary(rows, name, level) for level in INTERVAL_LEVELS} for name in ("calibrated", "one_sigma")}
-    order = np.random.default_rng(0).permutation(len(true))
-    fit, test = order[:len(true) // 2], order[len(true) // 2:]
+    rows = [one_half(true, pred, seed) for seed in range(args.halves)]
+    found = {name: {f"{level:g}": summary(rows, name, level) for level in INTERVAL_LEVELS} for name in rows[0]}
+    fit, test = halves(len(true), 0)
     calibration = fit_calibration(true[fit], pred[fit])
-    first = {by: coverage_by(v[test], true[test], calibration.intervals(pred[test])).to_dict("records") for by, v in (("predicted_z", pred), ("true_z", true))}
-    write_json(RESULTS / "paper_coverage.json", {"what": "coverage of conformal intervals on the residuals of Wu & Boada 2019, 128 px [dex]", "sky": "real", "n_calibrate": len(fit),
-        "n_test": len(test), "halvings": halves, "smallest_bin": BIN_MIN, **found, "first_halving": first})
-    with atomic_path(RESULTS / "paper_coverage.png") as tmp: figure(true, pred, test, calibration).savefig(tmp, format="png", dpi=110)
+    intervals = calibration.intervals(pred[test])
+    first = {f"{by}_z": coverage_by(values[test], true[test], intervals).to_dict("records")
+             for by, values in (("predicted", pred), ("true", true))}
+    result = {"n_calibrate": len(fit), "n_test": len(test), "halvings": args.halves, "smallest_bin": BIN_MIN,
+              **found, "first_halving": first}
+    what = "coverage of conformal intervals on the residuals of Wu & Boada 2019, 128 px [dex]"
+    write_results(RESULTS / "paper_coverage.json", result, what, "real")
+    save_figure(RESULTS / "paper_coverage.png", figure(true, pred, test, calibration))
     for name, levels in found.items():
-        for level, v in levels.items():
-            held = ", ".join(f"{how} {b['bins_within_3']:.1%} ({b['halvings_with_all_bins_within_3']:.0%})" for how, b in v["bins_of_predicted_z"].items())
-            print(f"{name:>10} {level:>4}: coverage {v['coverage']:.4f}, off by {v['off_mean']:.4f} (worst {v['off_worst']:.4f}), width ratio {v['width_ratio']:.3f}, "
-                  f"score ratio {v['score_ratio']:.3f}; bins within 3 sigma (halvings where all are): {held}")
+        for level, v in levels.items(): print(line(name, level, v))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__)
     parser.add_argument("--halves", type=int, default=40, help="random halvings")
-    if "GALAXY_CNN_REAL" not in os.environ: sys.exit("Set GALAXY_CNN_REAL to the folder that holds facts/wu_boada_2019_test_predictions.csv.")
-    main(os.environ["GALAXY_CNN_REAL"], parser.parse_args().halves)
+    main(parser.parse_args(), real_folder(PUBLISHED))

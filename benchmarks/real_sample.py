@@ -1,13 +1,16 @@
 """What 400 real labels can do, with nothing chosen on the galaxies that score it.
 
-    GALAXY_CNN_REAL=... python benchmarks/real_sample.py [--seeds 1 2 3] [--work runs/real_sample] [--out results/real_sample.json]
+    GALAXY_CNN_REAL=... python benchmarks/real_sample.py [--seeds 1 2 3] [--work runs/real_sample]
+                                                         [--out results/real_sample.json]
 
-For each seed the sample is dealt into five folds. `galaxy-cnn train` with no option is run on the galaxies outside a fold and predicts the fold, five times. In the same folds: predict-the-mean, ridge,
-random forest, Gaussian process, and `galaxy-cnn train --init none --folds 5` on the whole sample, a network from scratch for each fold. Runs are kept in --work, and found there by the next call.
+For each seed the sample is dealt into five folds. `galaxy-cnn train` with no option is run on the galaxies outside a
+fold and predicts the fold, five times. In the same folds: predict-the-mean, ridge, random forest, Gaussian process, and
+`galaxy-cnn train --init none --folds 5` on the whole sample, a network from scratch for each fold. Runs are kept in
+--work, and found there by the next call.
 
-    ... --curve          the learning curve instead: 50, 80, 160, 320 labels, one of the folds, results/learning_curve.json and .png
+    ... --curve     the learning curve instead: 50, 80, 160, 320 labels, one of the folds; results/learning_curve.json
+                    and .png
 """
-import argparse
 import os
 import subprocess
 import sys
@@ -15,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from harness import RESULTS, option_parser, real_folder, write_results
 
 from galaxy_cnn.baselines import baseline_predictions
 from galaxy_cnn.features import measure
@@ -27,8 +31,10 @@ from galaxy_cnn.splits import assign_folds
 from galaxy_cnn.survey import read_survey
 from galaxy_cnn.uncertainty import INTERVAL_LEVELS, ErrorModel
 
-COMMAND, FOLDS, BASELINES = Path(sys.executable).with_name("galaxy-cnn"), 5, ("mean", "ridge", "random_forest_image", "gaussian_process")
-SIZES, CURVE_FOLDS = (50, 80, 160, 320), 1
+COMMAND = Path(sys.executable).with_name("galaxy-cnn")
+FOLDS, CURVE_FOLDS = 5, 1
+BASELINES = ("mean", "ridge", "random_forest_image", "gaussian_process")
+SIZES = (50, 80, 160, 320)  # labels; the largest is all that lie outside a fold
 
 
 def trained(survey_path, out, *options):
@@ -50,31 +56,43 @@ def part(survey, rows, folder):
 
 def one_seed(survey, seed, work, features):
     "Held-out predictions of everything, intervals, flags and seconds"
-    fold, n = assign_folds(survey.catalog, FOLDS, seed), len(survey)
-    files, pred = np.array(survey.image_files), {name: np.zeros(n) for name in ("cnn", *BASELINES)}
-    ends, flag, seconds = {level: np.zeros((2, n)) for level in INTERVAL_LEVELS}, np.zeros(n, bool), []
+    fold, n, files = assign_folds(survey.catalog, FOLDS, seed), len(survey), np.array(survey.image_files)
+    pred = {name: np.zeros(n) for name in ("cnn", *BASELINES)}
+    ends = {level: np.zeros((2, n)) for level in INTERVAL_LEVELS}
+    flag, seconds = np.zeros(n, bool), []
     for k in range(FOLDS):
         out, folder = np.flatnonzero(fold == k), work / f"seed{seed}/fold{k}"
         run, took = trained(part(survey, np.flatnonzero(fold != k), folder / "survey"), folder / "default")
+        seconds.append(took)
         errors, found = ErrorModel.load(run.path), run.predict(files[out])
-        pred["cnn"][out], flag[out] = found.mean[:, 0], errors.detector.flag(ood_features_of_files(files[out]))
-        for level in INTERVAL_LEVELS: ends[level][:, out] = errors.calibrations["metallicity"].interval(found.mean[:, 0], found.sigma[:, 0], level)
+        pred["cnn"][out] = found.mean[:, 0]
+        flag[out] = errors.detector.flag(ood_features_of_files(files[out]))
+        intervals = errors.calibrations["metallicity"].intervals(found.mean[:, 0], found.sigma[:, 0])
+        for level, interval in intervals.items(): ends[level][:, out] = interval
         others = baseline_predictions(survey, fold != k, seed=seed, features=features, names=BASELINES)
         for name in BASELINES: pred[name][out] = others[name][out]
-        seconds.append(took)
-    scratch, _ = trained(survey.path, work / f"seed{seed}/scratch", "--init", "none", "--folds", str(FOLDS), "--seed", str(seed))
+    options = "--init", "none", "--folds", str(FOLDS), "--seed", str(seed)
+    scratch, _ = trained(survey.path, work / f"seed{seed}/scratch", *options)
     pred["scratch"] = scratch.predict(survey).mean[:, 0]
     return pred, ends, flag, seconds
 
 
+def interval_scores(true, pred, lo, hi):
+    "Coverage and width of intervals, and the width of one interval for all that covers as many"
+    covered = coverage(true, lo, hi)
+    constant = 2 * np.quantile(np.abs(true - pred), covered["value"])
+    width = bootstrap(lambda w: w.mean(-1), hi - lo)
+    return {"coverage": covered, "mean_width": width, "constant_width": constant}
+
+
 def scored(true, seed, pred, ends, flag, seconds):
     "Numbers of one seed"
-    others = [name for name in pred if name != "cnn"]
-    widths = {level: bootstrap(lambda w: w.mean(-1), hi - lo) for level, (lo, hi) in ends.items()}
-    constant = {level: 2 * np.quantile(np.abs(true - pred["cnn"]), coverage(true, *e)["value"]) for level, e in ends.items()}
-    return {"seed": seed, "arch": "xresnet_tiny", "n": len(true), "cnn": scores(true, pred["cnn"]), "baselines": {name: scores(true, pred[name]) for name in others},
-            "cnn_minus": {name: {f.__name__: paired_difference(f, true, pred["cnn"], pred[name]) for f in (rmse, nmad)} for name in others},
-            "intervals": {f"{level:g}": {"coverage": coverage(true, *e), "mean_width": widths[level], "constant_width": constant[level]} for level, e in ends.items()},
+    others, ours = [name for name in pred if name != "cnn"], pred["cnn"]
+    def differences(name): return {f.__name__: paired_difference(f, true, ours, pred[name]) for f in (rmse, nmad)}
+    return {"seed": seed, "arch": "xresnet_tiny", "n": len(true), "cnn": scores(true, ours),
+            "baselines": {name: scores(true, pred[name]) for name in others},
+            "cnn_minus": {name: differences(name) for name in others},
+            "intervals": {f"{level:g}": interval_scores(true, ours, *e) for level, e in ends.items()},
             "flagged": int(flag.sum()), "train_seconds": seconds}
 
 
@@ -82,9 +100,10 @@ def over_seeds(true, preds):
     "Mean over seeds of the RMSE and of the paired differences, intervals by drawing galaxies"
     def mean_rmse(t, *p): return np.mean([rmse(t, q) for q in p], 0)
     def difference(t, *p): return mean_rmse(t, *p[:len(preds)]) - mean_rmse(t, *p[len(preds):])
-    ours = [p["cnn"] for p in preds]
-    return {"rmse": {name: bootstrap(mean_rmse, true, *(p[name] for p in preds)) for name in preds[0]},
-            "cnn_minus": {name: bootstrap(difference, true, *ours, *(p[name] for p in preds)) for name in preds[0] if name != "cnn"}}
+    by_model = {name: [p[name] for p in preds] for name in preds[0]}
+    found = {"rmse": {name: bootstrap(mean_rmse, true, *of_seeds) for name, of_seeds in by_model.items()}}
+    ours = by_model.pop("cnn")
+    return found | {"cnn_minus": {name: bootstrap(difference, true, *ours, *p) for name, p in by_model.items()}}
 
 
 def cross_validation(survey, seeds, work, out):
@@ -93,32 +112,60 @@ def cross_validation(survey, seeds, work, out):
     found = [one_seed(survey, seed, work, features) for seed in seeds]
     _, whole = trained(survey.path, work / "whole")
     runs = [scored(true, seed, *f) for seed, f in zip(seeds, found)]
-    write_json(out, {"what": "5-fold cross-validation on 400 real galaxies of what `galaxy-cnn train` does by default, 12 + log(O/H) [dex]", "sky": "real", "cores": os.cpu_count(),
-                     "precision": read_run(work / "whole").card["precision"], "train_seconds_on_400": whole, "over_seeds": over_seeds(true, [f[0] for f in found]), "runs": runs})
-    save_figures(out.parent, {"real_density": density_figure(true, found[0][0]["cnn"], "metallicity", "sdss_sample (real)", "held-out galaxies")})
-    for name, v in read_json(out)["over_seeds"]["rmse"].items(): print(f"{name:24} RMSE {v['value']:.4f} ({v['lo']:.4f}, {v['hi']:.4f}), mean of {len(seeds)} seeds")
+    averaged, precision = over_seeds(true, [f[0] for f in found]), read_run(work / "whole").card["precision"]
+    what = ("5-fold cross-validation on 400 real galaxies of what `galaxy-cnn train` does by default, "
+            "12 + log(O/H) [dex]")
+    result = {"cores": os.cpu_count(), "precision": precision, "train_seconds_on_400": whole,
+              "over_seeds": averaged, "runs": runs}
+    write_results(out, result, what, "real")
+    pred = found[0][0]["cnn"]
+    drawn = density_figure(true, pred, "metallicity", "sdss_sample (real)", "held-out galaxies")
+    save_figures(out.parent, {"real_density": drawn})
+    for name, v in averaged["rmse"].items():
+        print(f"{name:24} RMSE {v['value']:.4f} ({v['lo']:.4f}, {v['hi']:.4f}), mean of {len(seeds)} seeds")
+
+
+def few_labels(survey, fold, k, n, seed, folder):
+    "Galaxies outside a fold, n of them as a Survey (all where n is the largest); whether each is one of them"
+    if n == SIZES[-1]: return folder / "survey", fold != k
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(fold != k))[:n]
+    return part(survey, np.sort(rows), folder / f"survey{n}"), np.isin(np.arange(len(survey)), rows)
+
+
+def few_label_residuals(survey, seed, k, n, work, features):
+    "Residuals of the galaxies of a fold by models of n labels"
+    fold, folder = assign_folds(survey.catalog, FOLDS, seed), work / f"seed{seed}/fold{k}"
+    labelled, mask = few_labels(survey, fold, k, n, seed, folder)
+    default = folder / ("default" if n == SIZES[-1] else f"default{n}")
+    scratch = folder / f"scratch{n}", "--init", "none", "--folds", "5"
+    out = np.flatnonzero(fold == k)
+    files, true = np.array(survey.image_files)[out], survey.target("metallicity")[out]
+    def network(*options): return trained(labelled, *options)[0].predict(files).mean[:, 0]
+    pred = {"default": network(default), "scratch": network(*scratch)}
+    name = "gaussian_process"
+    others = baseline_predictions(survey, mask, seed=seed, features=features, names=(name,))
+    pred[name] = others[name].to_numpy()[out]
+    return {model: p - true for model, p in pred.items()}
+
+
+def curve_row(labels, residuals):
+    "RMSE of each model, and paired differences of the default's and the others'"
+    zero, ours = np.zeros(len(residuals["default"])), residuals["default"]
+    row = {"labels": labels, **{name: bootstrap(rmse, zero, r) for name, r in residuals.items()}}
+    for name, r in residuals.items():
+        if name != "default": row[f"default_minus_{name}"] = paired_difference(rmse, zero, ours, r)
+    return row
 
 
 def curve(survey, seeds, work, out):
     "RMSE against the number of labels: default, from scratch (five folds, averaged), Gaussian process"
-    true, files, features, rows = survey.target("metallicity"), np.array(survey.image_files), measure(survey.image_files), []
+    features, rows = measure(survey.image_files), []
     for n in SIZES:
-        kept = {"default": [], "scratch": [], "gaussian_process": []}
-        for seed in seeds:
-            fold = assign_folds(survey.catalog, FOLDS, seed)
-            for k in range(CURVE_FOLDS):
-                out_rows, folder = np.flatnonzero(fold == k), work / f"seed{seed}/fold{k}"
-                rows_n = np.random.default_rng(seed).permutation(np.flatnonzero(fold != k))[:n]
-                where = part(survey, np.sort(rows_n), folder / f"survey{n}") if n < SIZES[-1] else folder / "survey"
-                kept["default"].append(trained(where, folder / (f"default{n}" if n < SIZES[-1] else "default"))[0].predict(files[out_rows]).mean[:, 0] - true[out_rows])
-                kept["scratch"].append(trained(where, folder / f"scratch{n}", "--init", "none", "--folds", "5")[0].predict(files[out_rows]).mean[:, 0] - true[out_rows])
-                mask = np.isin(np.arange(len(survey)), rows_n) if n < SIZES[-1] else fold != k
-                kept["gaussian_process"].append(baseline_predictions(survey, mask, seed=seed, features=features, names=("gaussian_process",))["gaussian_process"].to_numpy()[out_rows] - true[out_rows])
-        residuals = {name: np.concatenate(v) for name, v in kept.items()}
-        rows.append({"labels": n, **{name: bootstrap(rmse, np.zeros(len(r)), r) for name, r in residuals.items()},
-                     **{f"default_minus_{name}": paired_difference(rmse, np.zeros(len(r)), residuals["default"], r) for name, r in residuals.items() if name != "default"}})
+        parts = [few_label_residuals(survey, seed, k, n, work, features) for seed in seeds for k in range(CURVE_FOLDS)]
+        rows.append(curve_row(n, {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}))
         print({k: v if k == "labels" else round(v["value"], 4) for k, v in rows[-1].items()}, flush=True)
-    write_json(out, {"what": "RMSE [dex] on held-out real galaxies against the number of labels", "sky": "real", "seeds": seeds, "folds": CURVE_FOLDS, "rows": rows})
+    result = {"seeds": seeds, "folds": CURVE_FOLDS, "rows": rows}
+    write_results(out, result, "RMSE [dex] on held-out real galaxies against the number of labels", "real")
     save_figures(out.parent, {out.stem: curve_figure(rows)})
 
 
@@ -126,10 +173,14 @@ def curve_figure(rows):
     "The learning curve"
     fig = new_figure(5.5, 3.8)
     ax = fig.subplots()
-    names = {"scratch": "network from scratch", "gaussian_process": MODEL_NAMES["gaussian_process"], "default": "default: pretrained network, GP on its readings"}
-    for i, ((name, label), colour) in enumerate(zip(names.items(), ("0.5", "#1f5f99", "#c1272d"))):
+    shown = [("scratch", "network from scratch", "0.5"),
+             ("gaussian_process", MODEL_NAMES["gaussian_process"], "#1f5f99"),
+             ("default", "default: pretrained network, GP on its readings", "#c1272d")]
+    labels = np.array([r["labels"] for r in rows])
+    for i, (name, label, color) in enumerate(shown):
         value, lo, hi = (np.array([r[name][key] for r in rows]) for key in ("value", "lo", "hi"))
-        ax.errorbar(np.array([r["labels"] for r in rows]) * 1.03 ** (i - 1), value, [value - lo, hi - value], fmt="o-", ms=4, capsize=2, color=colour, label=label)
+        options = dict(fmt="o-", ms=4, capsize=2, color=color, label=label)
+        ax.errorbar(labels * 1.03 ** (i - 1), value, [value - lo, hi - value], **options)
     ax.set(xscale="log", xlabel="labels", ylabel="RMSE of 12 + log(O/H) [dex]", xticks=SIZES, xticklabels=SIZES)
     ax.minorticks_off()
     ax.axhline(0.0851, color="0.6", ls=":", lw=1)
@@ -139,16 +190,17 @@ def curve_figure(rows):
     return fig
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the outer folds; `train` deals its own with seed 0, so 0 is not one of them")
-    parser.add_argument("--work", type=Path, default=Path("runs/real_sample"))
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--curve", action="store_true")
-    args = parser.parse_args()
-    survey = read_survey(Path(os.environ["GALAXY_CNN_REAL"]) / "sdss_sample")
-    do, name = (curve, "learning_curve") if args.curve else (cross_validation, "real_sample")
-    do(survey, args.seeds, args.work.resolve(), args.out or Path(f"results/{name}.json"))
+def main(args):
+    survey = read_survey(real_folder("sdss_sample/") / "sdss_sample")
+    work, name = args.work.resolve(), "learning_curve" if args.curve else "real_sample"
+    make = curve if args.curve else cross_validation
+    make(survey, args.seeds, work, args.out or RESULTS / f"{name}.json")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    parser = option_parser(__doc__, work="runs/real_sample")
+    seeds = "of the outer folds; `train` deals its own with seed 0, so 0 is not one of them"
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help=seeds)
+    parser.add_argument("--out", type=Path, help="the results")
+    parser.add_argument("--curve", action="store_true", help="the learning curve instead")
+    main(parser.parse_args())

@@ -40,7 +40,7 @@ from galaxy_cnn.studies import (
 )
 from .survey import column_of
 
-# %% ../nbs/37_experiments.ipynb #5780c7a4
+# %% ../nbs/37_experiments.ipynb #d38d4197
 @dataclass(frozen=True)
 class _Experiment:
     "A study of the suite"
@@ -356,7 +356,7 @@ def _save_figures(out, results):
     captions = {f"{name}.png": _caption_of(results[name]) for name in figures}
     write_json(out / "figures" / "captions.json", captions)
 
-# %% ../nbs/37_experiments.ipynb #f9466c2a
+# %% ../nbs/37_experiments.ipynb #9b2a4169
 def experiments(
     survey,  # a Survey or its folder: catalog.parquet or catalog.csv, and images/
     out,  # folder for numbers and figures; the same call goes on where it ended
@@ -397,7 +397,7 @@ def read_results(
     files = {name: Path(folder) / f"{name}.json" for name in EXPERIMENTS}
     return {name: read_json(file) for name, file in files.items() if file.is_file()}
 
-# %% ../nbs/37_experiments.ipynb #4174053c
+# %% ../nbs/37_experiments.ipynb #ad5158b4
 def _demand(statement, interval, holds):
     return {"statement": statement, "holds": bool(holds), "interval": interval}
 
@@ -490,7 +490,7 @@ def reproduction_table(
         lines.append(f"| {name} | {paper} | {ours} | `{command}` |")
     return "\n".join(lines)
 
-# %% ../nbs/37_experiments.ipynb #382569a6
+# %% ../nbs/37_experiments.ipynb #bc600cfa
 def _error_text(row):
     "Line of a model's errors"
     errors = f"RMSE {with_interval(row['rmse'])}  NMAD {with_interval(row['nmad'])}  n = {row['rmse']['n']:,}"

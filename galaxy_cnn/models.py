@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['TINY_POOLED', 'TINY_VIEW', 'TINY_ZOOM', 'TINY_WIDTHS', 'ARCHS', 'match_targets', 'ScaledRMSE', 'FaithfulLoss',
            'random_turns', 'RandomView', 'xresnet_tiny', 'torch_threads', 'Mish', 'MeanAndSigma', 'head_layer',
-           'create_model', 'load_weights', 'fold_batch_norm', 'dihedral_views', 'network_input', 'predict_tta',
-           'forward']
+           'create_model', 'load_weights', 'fold_batch_norm', 'dihedral_views', 'network_input', 'predict_tta']
 
 # %% ../nbs/24_models.ipynb #49a3e80e
 import copy
@@ -310,8 +309,3 @@ def predict_tta(
     views = views.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast(x.device.type, x.dtype, enabled=dtype is not None):
         return model(views).float().unflatten(0, (-1, len(x)))
-
-# %% ../nbs/24_models.ipynb #aa670600
-def forward(model, x, tta=True, precision="fp32"):  # [B, outputs]
-    "Mean of `predict_tta`"
-    return predict_tta(model, x, tta, precision).mean(0)

@@ -17,12 +17,31 @@ from PIL import Image
 from galaxy_cnn.files import InputError
 from galaxy_cnn.images import crop_pad, read_image, read_images, try_read_images
 from galaxy_cnn.loaders import (
-    center_crop_or_pad, crop_each, default_batch_size, dihedral, galaxy_block, image_statistics, in_memory_dls,
-    load_cutouts, loader_table, make_dls, pad_size,
+    center_crop_or_pad,
+    crop_each,
+    default_batch_size,
+    dihedral,
+    galaxy_block,
+    image_statistics,
+    in_memory_dls,
+    load_cutouts,
+    loader_table,
+    make_dls,
+    pad_size,
 )
 from galaxy_cnn.splits import (
-    BUFFER, BUFFER_ARCSEC, SPLITS, assign_folds, assign_split, near_edge, ring_around, sky_cell, sky_vectors,
-    split_counts, split_for_fold, straddling_pairs,
+    BUFFER,
+    BUFFER_ARCSEC,
+    SPLITS,
+    assign_folds,
+    assign_split,
+    near_edge,
+    ring_around,
+    sky_cell,
+    sky_vectors,
+    split_counts,
+    split_for_fold,
+    straddling_pairs,
 )
 from galaxy_cnn.survey import PackedCutouts, Survey, image_sources, is_fresh, pack, read_survey, write_survey
 
@@ -395,8 +414,8 @@ def test_every_galaxy_meets_shifts_and_symmetries(resident):
 
 
 def test_fastai_takes_it_for_a_loader(resident, tmp_path):
-    from fastai.data.core import DataLoaders
     from fastai.callback import schedule  # gives a Learner lr_find
+    from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     survey, split, pixels = resident
     dls = in_memory_dls(survey, split, pixels, bs=16)

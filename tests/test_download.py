@@ -24,13 +24,31 @@ from hypothesis import strategies as st
 from galaxy_cnn import download as download_module
 from galaxy_cnn import local_server, skyserver
 from galaxy_cnn.download import (
-    DAMAGED, FINAL, SUPERSEDED, Part, Record, RecordRow, check_part, download, get_parts, keep_best,
-    read_record, store_part,
+    DAMAGED,
+    FINAL,
+    SUPERSEDED,
+    Part,
+    Record,
+    RecordRow,
+    check_part,
+    download,
+    get_parts,
+    keep_best,
+    read_record,
+    store_part,
 )
 from galaxy_cnn.files import InputError
 from galaxy_cnn.local_server import ServerReply, html_page, serve
 from galaxy_cnn.skyserver import (
-    OUTCOMES, Client, CutoutRequest, QueryRefused, RequestPolicy, ServerFault, get_cutout, get_table, text_tile,
+    OUTCOMES,
+    Client,
+    CutoutRequest,
+    QueryRefused,
+    RequestPolicy,
+    ServerFault,
+    get_cutout,
+    get_table,
+    text_tile,
 )
 from galaxy_cnn.survey import read_survey, write_survey, write_survey_parts
 from galaxy_cnn.verify import verify

@@ -12,7 +12,15 @@ from galaxy_cnn.evaluate import evaluate, format_table
 from galaxy_cnn.figures import density_figure, distribution_figure, gallery_figure
 from galaxy_cnn.files import InputError
 from galaxy_cnn.metrics import (
-    METRICS, bootstrap, median_bias, nmad, paired_difference, resamples, rmse, scores, with_interval,
+    METRICS,
+    bootstrap,
+    median_bias,
+    nmad,
+    paired_difference,
+    resamples,
+    rmse,
+    scores,
+    with_interval,
 )
 from galaxy_cnn.run import read_run
 from galaxy_cnn.survey import read_survey, write_survey

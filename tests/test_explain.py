@@ -11,13 +11,38 @@ from torch import nn
 
 from galaxy_cnn import explain as explain_module
 from galaxy_cnn.attribution import (
-    CONTROL_KINDS, TOLERANCE, attribution_maps, crossed_bootstrap, grad_cam, half_radius, integrated_gradients,
-    map_correlation, network_stages, output_of, pixel_radius, random_maps, randomized, run_maps, seen_width,
+    CONTROL_KINDS,
+    TOLERANCE,
+    attribution_maps,
+    crossed_bootstrap,
+    grad_cam,
+    half_radius,
+    integrated_gradients,
+    map_correlation,
+    network_stages,
+    output_of,
+    pixel_radius,
+    random_maps,
+    randomized,
+    run_maps,
+    seen_width,
     sky_baseline,
 )
 from galaxy_cnn.explain import (
-    GRID, auc, candidates, choose_examples, classifier_split, correlations, explain, grid_assignment, make_context,
-    penultimate, plane_limits, principal_components, quantities, read_sample,
+    GRID,
+    auc,
+    candidates,
+    choose_examples,
+    classifier_split,
+    correlations,
+    explain,
+    grid_assignment,
+    make_context,
+    penultimate,
+    plane_limits,
+    principal_components,
+    quantities,
+    read_sample,
 )
 from galaxy_cnn.files import InputError, read_json
 from galaxy_cnn.images import read_images

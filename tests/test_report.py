@@ -6,11 +6,14 @@ import shutil
 import signal
 from contextlib import contextmanager
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from galaxy_cnn import report as report_module
 from galaxy_cnn.evaluate import evaluate
 from galaxy_cnn.files import InputError, read_json, write_json
 from galaxy_cnn.mzr import mzr
@@ -18,10 +21,11 @@ from galaxy_cnn.report import FIGURE_BYTES, MAX_TABLE_ROWS, report
 from galaxy_cnn.run import read_run
 from galaxy_cnn.train import train
 
-CHROMIUM = os.environ.get("GALAXY_CNN_BROWSER") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--disable-dev-shm-usage"]
-START, STEP, WALK = 60, 30, 120  # longest time of the browser's start, of a single step in it, and of one test with it [s]
+BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+CHROMIUM = os.environ.get("GALAXY_CNN_BROWSER") or next(filter(None, BROWSERS), None)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"]
+START, STEP, WALK = 60, 30, 120  # longest time of the browser's start, of one step in it, of one test with it [s]
 PAPER = 718  # width of A4 between margins of 1 cm [px]
 EVIL = """</script><script>boom()</script><img src=x onerror="boom()">'&"""
 
@@ -45,7 +49,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def finished(mock_survey, tmp_path_factory):
     "A Run with metrics, figures and the relation"
-    run = train(mock_survey, tmp_path_factory.mktemp("runs") / "run", arch="xresnet_tiny", epochs=1, folds=2, precision="fp32", quiet=True)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run = train(mock_survey, out, arch="xresnet_tiny", epochs=1, folds=2, precision="fp32", quiet=True)
     evaluate(run, tta=False)
     mzr(run)
     return run
@@ -57,16 +62,20 @@ def run(finished, tmp_path):
     return read_run(shutil.copytree(finished.path, tmp_path / "run"))
 
 
-def change_table(run, change): change(pd.read_parquet(run.path / "predictions.parquet")).to_parquet(run.path / "predictions.parquet", index=False)
+def change_table(run, change):
+    file = run.path / "predictions.parquet"
+    change(pd.read_parquet(file)).to_parquet(file, index=False)
 
 
 def with_error_bars(table):
     "As predictions with calibrated errors look"
     pred = table["metallicity_pred"]
-    return table.assign(metallicity_sigma=0.1, metallicity_lo90=pred - 0.17, metallicity_hi90=pred + 0.15, flag=np.arange(len(table)) % 10 == 0)
+    flag = np.arange(len(table)) % 10 == 0
+    return table.assign(metallicity_sigma=0.1, metallicity_lo90=pred - 0.17, metallicity_hi90=pred + 0.15, flag=flag)
 
 
-def without_error_bars(table): return table.drop(columns=[c for c in table if re.search("_(sigma|lo90|hi90)", c) or c == "flag"])
+def without_error_bars(table):
+    return table.drop(columns=[c for c in table if re.search("_(sigma|lo90|hi90)", c) or c == "flag"])
 
 
 def change_metrics(run, change):
@@ -79,6 +88,14 @@ def drop_intervals(metrics):
     "As metrics look where too few galaxies were held out"
     del metrics["targets"]["metallicity"]["intervals"], metrics["flagged"]
     metrics["notes"] = ["No error bars for metallicity: too few."]
+
+
+def test_every_asset_is_used_and_comes_with_the_package():
+    source = Path(report_module.__file__).read_text()
+    assets = {f.name for f in Path(report_module.__file__).with_name("report_assets").iterdir()}
+    assert assets == set(re.findall(r"\w+\.(?:html|css|js)\b", source)) - {"report.html"}
+    packaged = (Path(report_module.__file__).parents[1] / "setup.py").read_text()
+    assert '"report_assets/*"' in packaged
 
 
 def test_the_page_asks_for_nothing(run):
@@ -111,7 +128,8 @@ def test_text_of_a_survey_stays_text(run, mock_survey):
 
 
 def test_a_run_that_was_never_evaluated_is_evaluated_and_each_target_has_its_columns(mock_survey, tmp_path):
-    run = train(mock_survey, tmp_path / "run", arch="xresnet_tiny", epochs=1, precision="fp32", targets=("metallicity", "log_mass"), quiet=True)
+    targets = ("metallicity", "log_mass")
+    run = train(mock_survey, tmp_path / "run", "xresnet_tiny", epochs=1, precision="fp32", targets=targets, quiet=True)
     text = report(run).read_text()
     assert (run.path / "metrics.json").is_file()
     assert "galaxy-cnn mzr run" in text and "test galaxies" in text
@@ -126,8 +144,11 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(run):
     change_metrics(run, drop_intervals)
     for figure in (run.path / "figures").glob("*.png"): figure.unlink()
     text = report(run).read_text()
-    assert "report run --survey SURVEY" in text and "galaxy-cnn evaluate run" in text and "carry no error bars" in text and not Page(text).all("img")
-    assert "No error bars for metallicity: too few." in text and "flagged" not in text and not {"sigma", "lo90", "hi90", "flag"} & set(Page(text).galaxies)
+    page = Page(text)
+    assert "report run --survey SURVEY" in text and "galaxy-cnn evaluate run" in text
+    assert "carry no error bars" in text and not page.all("img")
+    assert "No error bars for metallicity: too few." in text and "flagged" not in text
+    assert not {"sigma", "lo90", "hi90", "flag"} & set(page.galaxies)
     assert "galaxy-cnn explain run" in text and "galaxy-cnn experiments mock --out run/experiments" in text
     with pytest.raises(InputError, match="captions.json"):
         (run.path / "figures" / "a.png").write_bytes(b"")
@@ -146,14 +167,20 @@ def test_error_bars_and_flags_reach_the_page(run):
     text, metrics = report(run).read_text(), read_json(run.path / "metrics.json")
     assert set(Page(text).galaxies) >= {"sigma", "lo90", "hi90", "flag"}
     for v in metrics["targets"]["metallicity"]["intervals"].values():
-        assert f"<td>{100 * v['coverage']['value']:.1f} <small>({100 * v['coverage']['lo']:.1f} to {100 * v['coverage']['hi']:.1f})" in text
+        value, lo, hi = (100 * v["coverage"][end] for end in ("value", "lo", "hi"))
+        assert f"<td>{value:.1f} <small>({lo:.1f} to {hi:.1f})" in text
         assert f"<td>{v['mean_width']['value']:.3f} " in text and f"<td>{v['ratio_width']['value']:.3f} " in text
-    assert f"{metrics['flagged']['flagged']} of {metrics['flagged']['n']} galaxies" in text and 'alt="Calibration"' in text
-    assert "farthest from the observation in units of their own standard error" in text and "carry no error bars" not in text
+    flagged = metrics["flagged"]
+    assert f"{flagged['flagged']} of {flagged['n']} galaxies" in text and 'alt="Calibration"' in text
+    assert "farthest from the observation in units of their own standard error" in text
+    assert "carry no error bars" not in text
 
 
 def test_coverage_is_what_evaluate_found(run):
-    change_metrics(run, lambda m: m["targets"]["metallicity"]["intervals"]["0.9"]["coverage"].update(value=0.4321) or m["flagged"].update(flagged=1))
+    def changed(metrics):
+        metrics["targets"]["metallicity"]["intervals"]["0.9"]["coverage"]["value"] = 0.4321
+        metrics["flagged"]["flagged"] = 1
+    change_metrics(run, changed)
     text = report(run).read_text()
     n = read_json(run.path / "metrics.json")["flagged"]["n"]
     assert "<td>43.2 <small>(" in text and f"1 of {n} galaxies is flagged" in text
@@ -161,24 +188,33 @@ def test_coverage_is_what_evaluate_found(run):
 
 def test_the_unit_of_error_bars_is_that_of_the_target(run):
     run.card["targets"] = ["petroMag_r"]
-    change_table(run, lambda t: t.rename(columns=lambda c: c.replace("metallicity_", "petroMag_r_")).assign(petroMag_r_pred=t["petroMag_r"] + 0.1))
+    def of_magnitudes(table):
+        table = table.rename(columns=lambda c: c.replace("metallicity_", "petroMag_r_"))
+        return table.assign(petroMag_r_pred=table["petroMag_r"] + 0.1)
+    change_table(run, of_magnitudes)
     def renamed(metrics): metrics["targets"]["petroMag_r"] = metrics["targets"].pop("metallicity")
     change_metrics(run, renamed)
     page = Page(text := report(run).read_text())
-    assert {f["unit"] for f in json.loads(page.scripts[0])["fields"] if f["key"] in ("observed", "predicted", "residual", "sigma", "lo90", "hi90")} == {"mag"}
+    units = {f["key"]: f["unit"] for f in json.loads(page.scripts[0])["fields"]}
+    assert {units[key] for key in ("observed", "predicted", "residual", "sigma", "lo90", "hi90")} == {"mag"}
     assert "mean width [mag]" in text and "mag RMSE" in text and "dex RMSE" not in text
 
 
 def test_a_gaussian_process_is_in_the_lead_sentence(run):
     assert "Gaussian process on what" not in report(run).read_text()
-    errors = {k: {"valid_rmse_metallicity": v} for k, v in {"network_alone": 0.3, "process_alone": 0.2, "headline": 0.1}.items()}
+    alone = {"network_alone": 0.3, "process_alone": 0.2, "headline": 0.1}
+    errors = {k: {"valid_rmse_metallicity": v} for k, v in alone.items()}
     run.card["gp"] = {"file": "gp.safetensors", "share": 0.5, **errors}
     text = report(run).read_text()
-    assert "2 networks (xresnet_tiny), each with a Gaussian process on what the pretrained network reads, were trained" in text
+    process = "with a Gaussian process on what the pretrained network reads"
+    assert f"2 networks (xresnet_tiny), each {process}, were trained" in text
     assert "the networks weigh 50 %" in text and "CNN and Gaussian process (xresnet_tiny)" in text
 
 
-def grown(table, n): return pd.concat([table] * (n // len(table) + 1), ignore_index=True).iloc[:n].assign(objID=lambda t: t["objID"].to_numpy() + np.arange(n) * 2**20, split="fold0")
+def grown(table, n):
+    "The galaxies of a table over and over, `n` of them, each with an id of its own"
+    table = pd.concat([table] * (n // len(table) + 1), ignore_index=True).iloc[:n]
+    return table.assign(objID=table["objID"].to_numpy() + np.arange(n) * 2**20, split="fold0")
 
 
 def test_the_page_stays_small(run):
@@ -186,8 +222,9 @@ def test_the_page_stays_small(run):
     change_table(run, lambda t: with_error_bars(grown(t, 20_000)))
     (run.path / "explain").mkdir()
     rng = np.random.default_rng(0)
-    from PIL import Image
-    for i in range(12): Image.fromarray(rng.integers(256, size=(700, 700, 3), dtype="uint8")).save(run.path / "explain" / f"{i}.png")
+    for i in range(12):
+        noise = rng.integers(256, size=(700, 700, 3), dtype="uint8")
+        Image.fromarray(noise).save(run.path / "explain" / f"{i}.png")
     text = report(run).read_text()
     page = Page(text)
     assert len(page.galaxies["objID"]) == 20_000 and "The table holds" not in text
@@ -208,7 +245,8 @@ def test_a_cut_table_says_so_and_keeps_the_galleries(run):
 
 
 def test_the_page_of_real_galaxies_says_real(real, tmp_path):
-    run = train(real / "sdss_sample", tmp_path / "run", arch="xresnet_tiny", epochs=1, folds=2, precision="fp32", quiet=True)
+    survey = real / "sdss_sample"
+    run = train(survey, tmp_path / "run", arch="xresnet_tiny", epochs=1, folds=2, precision="fp32", quiet=True)
     evaluate(run, tta=False)
     mzr(run)
     text = report(run).read_text()
@@ -218,7 +256,7 @@ def test_the_page_of_real_galaxies_says_real(real, tmp_path):
     assert "ridge regression on the picture" in report(run).read_text()
 
 
-# In a browser ------------------------------------------------------------------------------------------------------------------------
+# In a browser ----------------------------------------------------------------------------------------------------
 
 @contextmanager
 def deadline(seconds, what):
@@ -237,14 +275,16 @@ def start_browser(playwright, executable, seconds=START):
     try:
         with deadline(seconds + STEP, "The start of the browser"):
             return playwright.chromium.launch(executable_path=executable, args=FLAGS, timeout=1000 * seconds)
-    except Exception as error: pytest.fail(f"{executable} did not start within {seconds} s: {str(error)[:2000]}", pytrace=False)
+    except Exception as error:
+        pytest.fail(f"{executable} did not start within {seconds} s: {str(error)[:2000]}", pytrace=False)
 
 
 @pytest.fixture(scope="module")
 def playwright():
     "What drives the browser, or the reason why there is none"
     if not CHROMIUM: pytest.skip("no chromium here: `apt-get install chromium`, or name one in GALAXY_CNN_BROWSER")
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'").sync_playwright()
+    missing = "playwright is not installed: pip install -e '.[dev]'"
+    driver = pytest.importorskip("playwright.sync_api", reason=missing).sync_playwright()
     try:
         with deadline(START, "The start of playwright's driver"): started = driver.start()
     except TimeoutError as error: pytest.fail(str(error), pytrace=False)
@@ -273,7 +313,9 @@ def hostile_page(finished, tmp_path_factory):
 def tab(browser, hostile_page, request):
     "The page in a window; whatever it asks for or complains about fails the test"
     width, scheme = request.param
-    with deadline(STEP, "A new page"): tab, heard = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme), []
+    heard = []
+    with deadline(STEP, "A new page"):
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     tab.set_default_timeout(1000 * STEP)
     tab.on("console", lambda m: heard.append(m.text))
     tab.on("pageerror", lambda e: heard.append(str(e)))
@@ -290,19 +332,22 @@ def overflow(tab): return tab.evaluate("document.documentElement.scrollWidth - w
 
 def column(tab, key):
     "Numbers of a column of the page of the table that is shown"
-    place = tab.evaluate("key => [...document.querySelectorAll('#headings th')].findIndex(h => h.dataset.key === key)", key)
+    find = "key => [...document.querySelectorAll('#headings th')].findIndex(h => h.dataset.key === key)"
+    place = tab.evaluate(find, key)
     return [float(t.replace("−", "-")) for t in tab.locator(f"#rows td:nth-child({place + 1})").all_inner_texts()]
 
 
 def test_a_browser_that_does_not_start_fails_the_test(playwright, tmp_path):
     (stuck := tmp_path / "stuck").write_text("#!/bin/sh\nexec sleep 30\n")
     stuck.chmod(0o755)
-    with pytest.raises(pytest.fail.Exception, match="stuck did not start within 1 s"): start_browser(playwright, stuck, 1)
+    with pytest.raises(pytest.fail.Exception, match="stuck did not start within 1 s"):
+        start_browser(playwright, stuck, 1)
 
 
 def test_a_step_that_does_not_end_fails_the_test(browser):
     with deadline(STEP, "A new page"): tab = browser.new_page()
-    with pytest.raises(TimeoutError, match="A promise took more than 1 s"), deadline(1, "A promise"): tab.evaluate("() => new Promise(() => {})")
+    with pytest.raises(TimeoutError, match="A promise took more than 1 s"), deadline(1, "A promise"):
+        tab.evaluate("() => new Promise(() => {})")
     with deadline(STEP, "The page after that"): assert tab.evaluate("1 + 1") == 2 and tab.close() is None
 
 
@@ -322,7 +367,8 @@ def test_a_picture_opens_with_its_values_and_the_keyboard_walks_on(tab, hostile_
     assert galaxies["objID"][row] in view.inner_text() and "2 of 12" in view.inner_text()
     values = dict(zip(view.locator("dt").all_inner_texts(), view.locator("dd").all_inner_texts()))
     assert values["observed 12 + log(O/H) [dex]"] == f"{galaxies['observed'][row]:.3f}"
-    assert values["90 % interval to [dex]"] == f"{galaxies['hi90'][row]:.3f}" and {"redshift", "stellar mass [log Msun]"} <= set(values)
+    assert values["90 % interval to [dex]"] == f"{galaxies['hi90'][row]:.3f}"
+    assert {"redshift", "stellar mass [log Msun]"} <= set(values)
     assert view.locator(".error .bar").count() == 1 and view.locator("img").count() == 1
     tab.keyboard.press("ArrowRight")
     assert "3 of 12" in view.inner_text() and galaxies["objID"][row] not in view.inner_text()
@@ -345,9 +391,11 @@ def test_the_table_sorts_and_turns_pages(tab, hostile_page):
     galaxies = Page(hostile_page.read_text()).galaxies
     heading = tab.locator("#headings th[data-key=residual]")
     heading.locator("button").click()
-    assert column(tab, "residual") == sorted(galaxies["residual"])[:25] and heading.get_attribute("aria-sort") == "ascending"
+    assert column(tab, "residual") == sorted(galaxies["residual"])[:25]
+    assert heading.get_attribute("aria-sort") == "ascending"
     heading.locator("button").click()
-    assert column(tab, "residual") == sorted(galaxies["residual"], reverse=True)[:25] and heading.get_attribute("aria-sort") == "descending"
+    assert column(tab, "residual") == sorted(galaxies["residual"], reverse=True)[:25]
+    assert heading.get_attribute("aria-sort") == "descending"
     tab.locator("#next").click()
     assert column(tab, "residual") == sorted(galaxies["residual"], reverse=True)[25:50]
     tab.locator("#headings th[data-key=objID] button").click()
@@ -377,7 +425,8 @@ def test_the_provenance_opens(tab, finished):
     assert not details.locator("pre").first.is_visible()
     tab.locator("summary").focus()
     tab.keyboard.press("Enter")
-    assert "galaxy-cnn train" in details.locator("pre").first.inner_text() and finished.card["survey"]["fingerprint"] in details.inner_text()
+    assert "galaxy-cnn train" in details.locator("pre").first.inner_text()
+    assert finished.card["survey"]["fingerprint"] in details.inner_text()
     assert overflow(tab) <= 0
     tab.keyboard.press("Enter")
     assert not details.locator("pre").first.is_visible()
@@ -395,5 +444,6 @@ def test_everything_fits_the_paper(tab):
     tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     assert overflow(tab) <= 0
     right = "name => Math.max(...[...document.querySelectorAll(name)].map(e => e.getBoundingClientRect().right))"
-    for name in ("#table", ".coverage", ".models", "table", "figure", "pre", ".tiles"): assert 0 < tab.evaluate(right, name) <= PAPER, name
+    for name in ("#table", ".coverage", ".models", "table", "figure", "pre", ".tiles"):
+        assert 0 < tab.evaluate(right, name) <= PAPER, name
     assert tab.locator("#rows tr").count() == 25 and tab.locator("#table thead th").last.is_visible()

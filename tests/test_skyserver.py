@@ -18,8 +18,20 @@ from hypothesis import strategies as st
 from galaxy_cnn.images import decode
 from galaxy_cnn.local_server import SqlService, emulate_query_rules, serve
 from galaxy_cnn.skyserver import (
-    Client, CutoutRequest, Limiter, QueryRefused, RequestPolicy, RequestRefused, TableError, clean_sql,
-    cutout_scale, format_header, format_rows, get_cutout, get_table, parse_table,
+    Client,
+    CutoutRequest,
+    Limiter,
+    QueryRefused,
+    RequestPolicy,
+    RequestRefused,
+    TableError,
+    clean_sql,
+    cutout_scale,
+    format_header,
+    format_rows,
+    get_cutout,
+    get_table,
+    parse_table,
 )
 from galaxy_cnn.survey import Survey, read_survey
 

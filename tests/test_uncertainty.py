@@ -13,7 +13,13 @@ from galaxy_cnn.files import InputError
 from galaxy_cnn.images import read_images
 from galaxy_cnn.metrics import conformal_quantile, coverage, coverage_by, sharpness
 from galaxy_cnn.ood import (
-    FALSE_FLAGS, OOD_FEATURES, OODDetector, fit_whitening, ood_features, ood_features_of_files, raw_statistics,
+    FALSE_FLAGS,
+    OOD_FEATURES,
+    OODDetector,
+    fit_whitening,
+    ood_features,
+    ood_features_of_files,
+    raw_statistics,
     reference_distance,
 )
 from galaxy_cnn.survey import read_survey
