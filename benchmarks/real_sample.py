@@ -99,11 +99,14 @@ def scored(true, seed, pred, ends, flag, seconds):
 def over_seeds(true, preds):
     "Mean over seeds of the RMSE and of the paired differences, intervals by drawing galaxies"
     def mean_rmse(t, *p): return np.mean([rmse(t, q) for q in p], 0)
-    def difference(t, *p): return mean_rmse(t, *p[:len(preds)]) - mean_rmse(t, *p[len(preds):])
+    def difference(t, *p):
+        n = len(preds)  # ours come first
+        return mean_rmse(t, *p[:n]) - mean_rmse(t, *p[n:])
     by_model = {name: [p[name] for p in preds] for name in preds[0]}
     found = {"rmse": {name: bootstrap(mean_rmse, true, *of_seeds) for name, of_seeds in by_model.items()}}
     ours = by_model.pop("cnn")
-    return found | {"cnn_minus": {name: bootstrap(difference, true, *ours, *p) for name, p in by_model.items()}}
+    found["cnn_minus"] = {name: bootstrap(difference, true, *ours, *p) for name, p in by_model.items()}
+    return found
 
 
 def cross_validation(survey, seeds, work, out):
@@ -112,7 +115,8 @@ def cross_validation(survey, seeds, work, out):
     found = [one_seed(survey, seed, work, features) for seed in seeds]
     _, whole = trained(survey.path, work / "whole")
     runs = [scored(true, seed, *f) for seed, f in zip(seeds, found)]
-    averaged, precision = over_seeds(true, [f[0] for f in found]), read_run(work / "whole").card["precision"]
+    averaged = over_seeds(true, [f[0] for f in found])
+    precision = read_run(work / "whole").card["precision"]
     what = ("5-fold cross-validation on 400 real galaxies of what `galaxy-cnn train` does by default, "
             "12 + log(O/H) [dex]")
     result = {"cores": os.cpu_count(), "precision": precision, "train_seconds_on_400": whole,
@@ -129,7 +133,8 @@ def few_labels(survey, fold, k, n, seed, folder):
     "Galaxies outside a fold, n of them as a Survey (all where n is the largest); whether each is one of them"
     if n == SIZES[-1]: return folder / "survey", fold != k
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(fold != k))[:n]
-    return part(survey, np.sort(rows), folder / f"survey{n}"), np.isin(np.arange(len(survey)), rows)
+    mask = np.isin(np.arange(len(survey)), rows)
+    return part(survey, np.sort(rows), folder / f"survey{n}"), mask
 
 
 def few_label_residuals(survey, seed, k, n, work, features):
@@ -148,10 +153,10 @@ def few_label_residuals(survey, seed, k, n, work, features):
     return {model: p - true for model, p in pred.items()}
 
 
-def curve_row(labels, residuals):
+def curve_row(residuals):
     "RMSE of each model, and paired differences of the default's and the others'"
     zero, ours = np.zeros(len(residuals["default"])), residuals["default"]
-    row = {"labels": labels, **{name: bootstrap(rmse, zero, r) for name, r in residuals.items()}}
+    row = {name: bootstrap(rmse, zero, r) for name, r in residuals.items()}
     for name, r in residuals.items():
         if name != "default": row[f"default_minus_{name}"] = paired_difference(rmse, zero, ours, r)
     return row
@@ -162,8 +167,10 @@ def curve(survey, seeds, work, out):
     features, rows = measure(survey.image_files), []
     for n in SIZES:
         parts = [few_label_residuals(survey, seed, k, n, work, features) for seed in seeds for k in range(CURVE_FOLDS)]
-        rows.append(curve_row(n, {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}))
-        print({k: v if k == "labels" else round(v["value"], 4) for k, v in rows[-1].items()}, flush=True)
+        residuals = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+        row = curve_row(residuals)
+        print(n, {name: round(v["value"], 4) for name, v in row.items()}, flush=True)
+        rows.append({"labels": n, **row})
     result = {"seeds": seeds, "folds": CURVE_FOLDS, "rows": rows}
     write_results(out, result, "RMSE [dex] on held-out real galaxies against the number of labels", "real")
     save_figures(out.parent, {out.stem: curve_figure(rows)})
@@ -178,13 +185,14 @@ def curve_figure(rows):
              ("default", "default: pretrained network, GP on its readings", "#c1272d")]
     labels = np.array([r["labels"] for r in rows])
     for i, (name, label, color) in enumerate(shown):
-        value, lo, hi = (np.array([r[name][key] for r in rows]) for key in ("value", "lo", "hi"))
+        ends = np.array([[r[name][key] for r in rows] for key in ("lo", "value", "hi")])
         options = dict(fmt="o-", ms=4, capsize=2, color=color, label=label)
-        ax.errorbar(labels * 1.03 ** (i - 1), value, [value - lo, hi - value], **options)
+        ax.errorbar(labels * 1.03 ** (i - 1), ends[1], np.diff(ends, axis=0), **options)
     ax.set(xscale="log", xlabel="labels", ylabel="RMSE of 12 + log(O/H) [dex]", xticks=SIZES, xticklabels=SIZES)
     ax.minorticks_off()
     ax.axhline(0.0851, color="0.6", ls=":", lw=1)
-    ax.annotate("96,000 labels (Wu & Boada 2019)", (SIZES[0], 0.0851), (0, 3), textcoords="offset points", fontsize=7, color="0.4")
+    paper = dict(xy=(SIZES[0], 0.0851), xytext=(0, 3), textcoords="offset points", fontsize=7, color="0.4")
+    ax.annotate("96,000 labels (Wu & Boada 2019)", **paper)
     ax.legend(frameon=False, fontsize=8)
     panel_titles(ax, "sdss_sample (real)", f"held-out galaxies, n = {rows[0]['default']['n']}")
     return fig

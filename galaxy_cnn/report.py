@@ -38,7 +38,7 @@ from .run import Run, read_run
 from .splits import is_held_out
 from .survey import COLUMNS, MISSING, TARGETS, column_of, columns_in
 
-# %% ../nbs/41_report.ipynb #2594bdb7
+# %% ../nbs/41_report.ipynb #107f770d
 def asset(
     name,  # of a file in galaxy_cnn/report_assets/
 ) -> str:
@@ -592,7 +592,7 @@ def _chapter_command(run, folder):
     if folder == "explain": return shlex.join(["galaxy-cnn", "explain", name])
     return shlex.join(["galaxy-cnn", "experiments", run.card["survey"]["name"], "--out", f"{name}/experiments"])
 
-# %% ../nbs/41_report.ipynb #049fccf1
+# %% ../nbs/41_report.ipynb #3e411dac
 def _sections_of(run, metrics, scored, chosen, fields, survey):
     "Yield id, title and body of each section"
     pictures = _picture_sections(run)
