@@ -22,7 +22,7 @@ from galaxy_cnn.download import Record, fetch_catalog, get_parts, keep_best, set
 from galaxy_cnn.local_server import serve
 from galaxy_cnn.mock_catalog import draw_catalog
 from galaxy_cnn.skyserver import Client, RequestPolicy
-from galaxy_cnn.survey import COLUMNS
+from galaxy_cnn.catalogs import COLUMNS
 
 
 def hard_catalog(n, rng):

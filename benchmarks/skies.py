@@ -34,7 +34,8 @@ def signed(jpeg, text) -> bytes:
 def make_sky(path, n, seed=0, size=128):
     "A Survey of n galaxies: the mock sky's catalog, cheap pictures; quick enough for 100,000"
     from galaxy_cnn.mock_catalog import draw_catalog
-    from galaxy_cnn.survey import COLUMNS, write_survey
+    from galaxy_cnn.catalogs import COLUMNS
+    from galaxy_cnn.survey import write_survey
     path, rng = Path(path), np.random.default_rng(seed)
     catalog = draw_catalog(n, seed=seed)
     catalog = catalog[[c for c in catalog if c in COLUMNS]]

@@ -20,6 +20,7 @@ from .files import Incomplete, InputError, atomic_path, read_ahead
 from .images import map_files, try_read_image
 from .ood import ood_features
 from .run import Run, read_run
+from .catalogs import catalog_files
 from .survey import image_sources, read_survey
 from .train import fit_error_model
 from .uncertainty import ErrorModel, Prediction
@@ -71,7 +72,7 @@ def find_images(
     "Paths of the images that `source` means; `InputError` or `FileNotFoundError` where it means none"
     if isinstance(source, (list, tuple)): return [f for s in source for f in find_images(s)]
     path = Path(source)
-    is_survey = (path / "catalog.parquet").exists() or (path / "catalog.csv").exists()
+    is_survey = bool(catalog_files(path))
     return image_sources(read_survey(path)) if is_survey else _images_at(path)
 
 # %% ../nbs/40_predict.ipynb #5a92e96b

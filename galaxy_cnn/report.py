@@ -37,7 +37,8 @@ from .metrics import with_interval
 from .mzr import MASS_COLUMN, MIN_MZR_GALAXIES, current_predictions, fixed_mass_sentence, smooth_relation
 from .run import Run, read_run
 from .splits import is_held_out
-from .survey import COLUMNS, MISSING, Survey, TARGETS, column_of, columns_in
+from .catalogs import COLUMNS, MISSING
+from .survey import Survey, TARGETS, column_of, columns_in
 
 # %% ../nbs/41_report.ipynb #e181c15f
 def fixed_digits(
