@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'BANDS', 'COLUMNS', 'Column', 'exact_ids', 'check_ids', 'cast_columns', 'as_numbers', 'with_coordinates',
-           'sdss_names', 'catalog_files', 'read_catalog', 'content_hash', 'hash_columns']
+           'sdss_names', 'content_hash', 'hash_columns', 'catalog_files', 'read_catalog']
 
-# %% ../nbs/04_catalogs.ipynb #286a32a6
+# %% ../nbs/04_catalogs.ipynb #6904dd34
 import csv
 import hashlib
 import os
@@ -25,7 +25,7 @@ from scipy.special import bdtrc
 
 from .files import InputError
 
-# %% ../nbs/04_catalogs.ipynb #2d7eadbb
+# %% ../nbs/04_catalogs.ipynb #479c4f5a
 MISSING = -9999  # SDSS's code for a value that could not be measured
 BANDS = "ugriz"  # of the SDSS camera, from blue to red
 
@@ -36,7 +36,7 @@ class Column:
     unit: str  # '' for a pure number
     doc: str  # meaning
 
-# %% ../nbs/04_catalogs.ipynb #ee886cb0
+# %% ../nbs/04_catalogs.ipynb #769eeb58
 _PERCENTILES = ("p2p5", "p16", "p50", "p84", "p97p5")
 _LINES = ("h_alpha", "h_beta", "oiii_5007", "nii_6584")
 _FLUX = "1e-17 erg/s/cm^2"
@@ -66,7 +66,7 @@ COLUMNS = {
     "sfr_tot_p50": Column("float32", "log Msun/yr", "total star formation rate, median"),
 }
 
-# %% ../nbs/04_catalogs.ipynb #063e7504
+# %% ../nbs/04_catalogs.ipynb #aaf44358
 _LARGEST = {"float64": 2**53, "float32": 2**24, "float16": 2**11}  # up to here a float counts without gaps
 
 def exact_ids(
@@ -80,9 +80,9 @@ def exact_ids(
     limits = np.iinfo(dtype)
     whole = pd.api.types.is_integer_dtype(ids.dtype) and not ids.isna().any()
     if whole and limits.min <= int(ids.min()) <= int(ids.max()) <= limits.max: return ids.to_numpy(dtype)
-    numbers = ids.map(_whole_number)
+    numbers = [_whole_number(v) for v in ids]  # a list: a Series with gaps would make floats of them
     wrong = np.array([v is None or not limits.min <= v <= limits.max for v in numbers])
-    if not wrong.any(): return np.array(list(numbers), dtype)
+    if not wrong.any(): return np.array(numbers, dtype)
     row = int(np.argmax(wrong))
     raise InputError(
         f"{file}, row {row + 1}: {name} is {_shown(ids[row])}, {_id_fault(ids[row], numbers[row], dtype)} "
@@ -111,7 +111,7 @@ def _id_fault(value, number, dtype):
     if re.search(r"[0-9]", text): return "not a whole number: an id that went through a float names another galaxy"
     return "not a whole number: every row needs its id"
 
-# %% ../nbs/04_catalogs.ipynb #ff852915
+# %% ../nbs/04_catalogs.ipynb #f7347f62
 def _float_step(ids):
     "Distance of neighboring float64 at integers of at least 1"
     return 2 ** np.maximum(np.frexp(ids.astype("float64"))[1] - 53, 0).astype("int64")
@@ -131,7 +131,7 @@ def _rounding_marks(ids):
     ten = 10 ** np.maximum(np.floor(np.log10(ids.astype("float64"))).astype("int64") - 14, 0)
     yield "15 digits and zeros, as a spreadsheet writes it", large & (ids % ten == 0), ten
 
-# %% ../nbs/04_catalogs.ipynb #dec0bdd6
+# %% ../nbs/04_catalogs.ipynb #f6d88cdd
 def _numbers_of_files(folder):
     "Whole numbers that name the files of a folder, ascending"
     if not folder.is_dir(): return np.zeros(0, "int64")
@@ -148,7 +148,7 @@ def _has_close(ids, names, step):
 
 def _chance(ids, marked, step, large):
     "Probability that so many of the large ids bear a mark by chance"
-    others = ids[large & ~marked]
+    others = np.abs(ids[~marked])
     common = int(np.gcd.reduce(others)) if len(others) else 1
     p = float(np.mean(np.gcd(common, step[large]) / step[large]))
     return float(bdtrc(int(marked.sum()) - 1, int(large.sum()), min(p, 1.0)))
@@ -185,7 +185,7 @@ def _check_rounded(ids, file, least):
             "rows, and no image bears these names: such ids name other galaxies; export the column as integers or "
             "as text.")
 
-# %% ../nbs/04_catalogs.ipynb #52d79122
+# %% ../nbs/04_catalogs.ipynb #ad40506c
 _BLANK = ("", "-", "--", "masked", "null", "none", "nan", "\\n")  # how tables write that there is nothing
 
 def cast_columns(
@@ -203,9 +203,11 @@ def cast_columns(
 
 def _spectrum_ids(ids, file):
     "specObjIDs as uint64; where some are missing or negative as nullable integers, or as the file has them"
-    numbers = ids.map(_whole_number)
-    missing = ids.isna() | ids.map(lambda v: isinstance(v, str) and v.strip().lower() in _BLANK)
-    known = numbers[~missing].tolist()
+    whole = pd.api.types.is_integer_dtype(ids.dtype) and not ids.isna().any()
+    if whole and ids.min() >= 0: return ids.to_numpy("uint64")
+    numbers = [_whole_number(v) for v in ids]
+    missing = ids.isna().to_numpy() | np.array([isinstance(v, str) and v.strip().lower() in _BLANK for v in ids], bool)
+    known = [v for v, gone in zip(numbers, missing) if not gone]
     unusual = missing.any() or any(v is not None and not 0 <= v < 2**64 for v in known)
     if not unusual: return exact_ids(ids, "specObjID", file, "uint64")
     if None in known: return ids
@@ -242,12 +244,12 @@ def as_numbers(
     if isinstance(numbers.dtype, np.dtype): return numbers
     return pd.Series(numbers.to_numpy("float64", na_value=np.nan), numbers.index)
 
-# %% ../nbs/04_catalogs.ipynb #da51b234
+# %% ../nbs/04_catalogs.ipynb #0df4c84e
 _RA = ("ra", "radeg", "raj2000", "raj2000deg", "radegj2000", "raicrs", "ra2000", "rightascension", "alphaj2000",
        "alpha", "photora", "rasdss", "sdssra", "ramean", "meanra")
 _DEC = ("dec", "decdeg", "dedeg", "dej2000", "decj2000", "dej2000deg", "decj2000deg", "decdegj2000", "deicrs", "decicrs",
         "dec2000", "declination", "deltaj2000", "delta", "decl", "photodec", "decsdss", "sdssdec", "decmean", "meandec")
-_SEXAGESIMAL = re.compile(r"\s*([+-\u2212]?)(\d{1,3})\s*([:hd\u00b0\s])\s*(\d{1,2})\s*[:m'\u2032\s]\s*"
+_SEXAGESIMAL = re.compile(r"\s*([+\-\u2212]?)(\d{1,3})\s*([:hd\u00b0\s])\s*(\d{1,2})\s*[:m'\u2032\s]\s*"
                           r"(\d{1,2}(?:\.\d*)?)\s*(?:s|\"|''|\u2033)?\s*")
 
 def _degrees(values, hours):
@@ -295,7 +297,35 @@ def sdss_names(
         if name not in names and len(same) == 1 and len(name) > 3: new[names[same[0]]] = name
     return catalog.rename(columns=new)
 
-# %% ../nbs/04_catalogs.ipynb #3f5b252a
+# %% ../nbs/04_catalogs.ipynb #d63b85a9
+def content_hash(
+    catalog: pd.DataFrame,  # with a column objID
+) -> str:  # 64 hexadecimal digits
+    "SHA-256 of a catalog's values, whatever the order of its rows and columns"
+    return hash_columns(catalog.columns, lambda name: catalog[name])
+
+def hash_columns(
+    names,  # of the columns
+    column,  # function of a name that gives the column, a Series
+) -> str:
+    "`content_hash` of a catalog that is read column by column"
+    order = np.argsort(column("objID").to_numpy(), kind="stable")
+    digest = hashlib.sha256()
+    for name in sorted(names): digest.update(name.encode() + b"\0" + _value_bytes(name, column(name).iloc[order]))
+    return digest.hexdigest()
+
+def _value_bytes(name, values):
+    "Values of a column as bytes that are the same on every machine"
+    if pd.api.types.is_integer_dtype(values.dtype):
+        if values.isna().any(): return "\x1f".join(values.astype(str).fillna("nan")).encode()
+        return values.to_numpy().astype("<u8" if name == "specObjID" else "<i8").tobytes()
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        kind = "<f4" if values.dtype == "float32" else "<f8"
+        if isinstance(values.dtype, np.dtype): return values.to_numpy(kind).tobytes()
+        return values.to_numpy(kind, na_value=np.nan).tobytes()
+    return "\x1f".join(values.astype(str).fillna("nan")).encode()
+
+# %% ../nbs/04_catalogs.ipynb #6b16821f
 def _decoded(file):
     "Text of a file"
     data = Path(file).read_bytes()
@@ -342,7 +372,7 @@ def _read_text(file):
         if whole.dropna().str.fullmatch(r"\s*[+-]?[0-9]+\s*").all(): catalog[name] = whole
     return catalog
 
-# %% ../nbs/04_catalogs.ipynb #ddf9a33a
+# %% ../nbs/04_catalogs.ipynb #3ea77d55
 def _read_parquet(file):
     "Table of a Parquet file"
     catalog = pd.read_parquet(file)
@@ -370,7 +400,7 @@ def _read_astropy(file):
                 table[name] = np.degrees(column) if str(column.unit) == "rad" else np.asarray(column) * 15.0
         return table.to_pandas()
 
-# %% ../nbs/04_catalogs.ipynb #fef8dc1f
+# %% ../nbs/04_catalogs.ipynb #6854ab61
 _READERS = {".parquet": _read_parquet, ".csv": _read_text, ".fits": _read_astropy, ".fit": _read_astropy,
             ".vot": _read_astropy, ".votable": _read_astropy, ".xml": _read_astropy, ".ecsv": _read_astropy}
 
@@ -409,7 +439,7 @@ def _read_table(file, as_written):
     check_ids(catalog["objID"], file)
     return catalog
 
-# %% ../nbs/04_catalogs.ipynb #4fa502ef
+# %% ../nbs/04_catalogs.ipynb #b006eaa9
 def read_catalog(
     path,  # the Survey's folder
     as_written=False,  # names and coordinates as the file has them
@@ -438,31 +468,3 @@ def _check_same(catalog, file, other, as_written):
     newer = max((file, other), key=lambda f: f.stat().st_mtime)
     raise InputError(f"{file.parent} holds {file.name} and {other.name}, and they differ ({newer.name} is newer): "
                      "keep one of them.")
-
-# %% ../nbs/04_catalogs.ipynb #47c87106
-def content_hash(
-    catalog: pd.DataFrame,  # with a column objID
-) -> str:  # 64 hexadecimal digits
-    "SHA-256 of a catalog's values, whatever the order of its rows and columns"
-    return hash_columns(catalog.columns, lambda name: catalog[name])
-
-def hash_columns(
-    names,  # of the columns
-    column,  # function of a name that gives the column, a Series
-) -> str:
-    "`content_hash` of a catalog that is read column by column"
-    order = np.argsort(column("objID").to_numpy(), kind="stable")
-    digest = hashlib.sha256()
-    for name in sorted(names): digest.update(name.encode() + b"\0" + _value_bytes(name, column(name).iloc[order]))
-    return digest.hexdigest()
-
-def _value_bytes(name, values):
-    "Values of a column as bytes that are the same on every machine"
-    if pd.api.types.is_integer_dtype(values.dtype):
-        if values.isna().any(): return "\x1f".join(values.astype(str).fillna("nan")).encode()
-        return values.to_numpy().astype("<u8" if name == "specObjID" else "<i8").tobytes()
-    if pd.api.types.is_numeric_dtype(values.dtype):
-        kind = "<f4" if values.dtype == "float32" else "<f8"
-        if isinstance(values.dtype, np.dtype): return values.to_numpy(kind).tobytes()
-        return values.to_numpy(kind, na_value=np.nan).tobytes()
-    return "\x1f".join(values.astype(str).fillna("nan")).encode()

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .files import Incomplete, InputError, atomic_path, read_ahead
-from .images import map_files, try_read_image
+from .images import IMAGE_ENDINGS, map_files, try_read_image
 from .ood import ood_features
 from .run import Run, read_run
 from .catalogs import catalog_files
@@ -26,7 +26,7 @@ from .train import fit_error_model
 from .uncertainty import ErrorModel, Prediction
 
 # %% ../nbs/40_predict.ipynb #9108ac66
-_SUFFIXES = (".jpg", ".jpeg", ".fits", ".fit", ".fits.gz")
+_SUFFIXES = IMAGE_ENDINGS
 
 def stem_of(
     file,  # path of an image

@@ -285,7 +285,7 @@ def caption_of(
     told = given.get(file.name, given.get(file.stem))
     if told: return str(told)
     for target in targets[1:]:
-        stem = file.stem.removesuffix(f"_{target}")
+        stem = file.stem.removesuffix(f"_{target}".replace("/", "-"))
         if stem != file.stem and stem in CAPTIONS: return f"{_REPORT_WORDS.get(target, target).capitalize()}: {CAPTIONS[stem]}"
     return CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize())
 
