@@ -17,11 +17,11 @@ from harness import option_parser, peak_memory, write_results
 from skies import make_sky
 
 from galaxy_cnn import download
+from galaxy_cnn.catalogs import COLUMNS
 from galaxy_cnn.download import Record, fetch_catalog, get_parts, keep_best, set_settings
 from galaxy_cnn.local_server import serve
 from galaxy_cnn.mock_catalog import draw_catalog
 from galaxy_cnn.skyserver import Client, RequestPolicy
-from galaxy_cnn.survey import COLUMNS
 
 
 def hard_catalog(n, rng):

@@ -12,8 +12,9 @@ import numpy as np
 from harness import option_parser
 from PIL import Image
 
+from galaxy_cnn.catalogs import COLUMNS
 from galaxy_cnn.mock_catalog import draw_catalog
-from galaxy_cnn.survey import COLUMNS, read_survey, write_survey
+from galaxy_cnn.survey import read_survey, write_survey
 
 DISTINCT = 64  # pictures drawn; each file has its galaxy's id in a comment, so that all files differ
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .features import FEATURES, measure
 from .files import InputError
 from .gaussian_process import GaussianProcess, gp_columns
-from .splits import assign_folds, hash01, split_for_fold
+from .splits import Split, hash01
 from .survey import MISSING
 
 # %% ../nbs/31_baselines.ipynb #1081bd6f
@@ -108,19 +108,19 @@ def cross_validated_baselines(
     survey,  # a Survey
     k=5,  # folds
     seed=0,  # of folds and models
-    by="auto",  # as in `galaxy_cnn.splits.assign_folds`
+    by="auto",  # as in `galaxy_cnn.splits.Split.make`
     target="metallicity",  # a name of a target
     features=None,  # the table of `measure`, if it is there already
     names=tuple(BASELINES),  # which baselines
+    split=None,  # a `Split` with folds, instead of the one of k, seed and by
 ) -> pd.DataFrame:  # [n, baselines]; NaN for galaxies near an edge, which no fold scores
     "Predictions of the baselines for each galaxy, fitted without its fold"
     if features is None: features = measure(survey.image_files)
-    folds = assign_folds(survey.catalog, k, seed, by)
+    if split is None: split = Split.make(survey.catalog, seed, by, k)
     out = None
     for fold in tqdm(range(k), "baselines", delay=2, leave=False):
-        split = split_for_fold(survey.catalog, fold, k, seed, by)
-        predicted = baseline_predictions(survey, split == "train", target, seed, features, names)
+        predicted = baseline_predictions(survey, split.train(fold), target, seed, features, names)
         if out is None: out = predicted * np.nan
-        out[folds == fold] = predicted[folds == fold]
+        out[split.network == fold] = predicted[split.network == fold]
     out.attrs = predicted.attrs
     return out

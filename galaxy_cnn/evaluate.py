@@ -26,7 +26,7 @@ from galaxy_cnn.metrics import (
 from .ood import ood_features_of_files
 from .run import Run, read_run
 from .splits import sky_cell, sky_vectors
-from .survey import Survey
+from .survey import Survey, free_name
 from .train import fit_error_model
 from .uncertainty import INTERVAL_LEVELS, Calibration, fit_calibration, pit
 
@@ -65,7 +65,7 @@ def _interval_entry(true, pred, lo, hi):
 def _run_baseline_predictions(run, survey, split, target, features=None):
     "Baselines' predictions [n, baselines] of unseen galaxies; .attrs['missing'] says which are not possible, and why"
     known = run.card["split"]
-    if run.folds: return cross_validated_baselines(survey, run.folds, known["seed"], known["by"], target, features)
+    if run.folds: return cross_validated_baselines(survey, run.folds, known["seed"], known["by"], target, features, split=split)
     return baseline_predictions(survey, split.train(), target, known["seed"], features)
 
 # %% ../nbs/32_evaluate.ipynb #5d675015
@@ -93,8 +93,10 @@ def prediction_table(
     split,  # str [n], from `Split.names`
     predictions,  # from `Prediction.to_table`
 ) -> pd.DataFrame:
-    "Predictions of labelled galaxies with split and covariates"
-    catalog = survey.catalog.drop(columns=["objID", *(c for c in predictions if c in survey.catalog)])
+    "Predictions of labelled galaxies with split and covariates; a column named as one of ours becomes `catalog_<name>`"
+    ours = {"image", "objID", "split", *predictions}
+    names = {c: free_name(f"catalog_{c}", survey.catalog) for c in survey.catalog if c in ours}
+    catalog = survey.catalog.drop(columns="objID").rename(columns=names)
     stems = [Path(f).stem for f in survey.image_files]
     first = pd.DataFrame({"image": stems, "objID": survey.catalog["objID"].astype("Int64")})
     return pd.concat([first, predictions, pd.Series(np.asarray(split), name="split"), catalog], axis=1)
@@ -199,7 +201,10 @@ def _interval_figures(run, scored, prediction, errors, metrics):
         j = run.targets.index(t)
         true = scored.target(t)
         other = None if run.folds else calibration
-        entry, values = score_intervals(true, prediction.mean[:, j], prediction.sigma[:, j], other)
+        try: entry, values = score_intervals(true, prediction.mean[:, j], prediction.sigma[:, j], other)
+        except InputError as e:  # a calibration needs galaxies besides those that it is tried on
+            metrics["notes"] = [*metrics["notes"], f"No score of the intervals of {t}: {e}"]
+            continue
         metrics["targets"][t]["intervals"] = entry
         fig = new_figure(8, 3.2)
         axes = fig.subplots(1, 2)

@@ -350,5 +350,5 @@ def save_figures(
 ):
     "Write figures, each atomically"
     for name, figure in figures.items():
-        file = Path(folder) / f"{name}.{figure_format}"
+        file = Path(folder) / f"{name.replace('/', '-')}.{figure_format}"  # a target may have a slash in its name
         with atomic_path(file) as tmp: figure.savefig(tmp, format=figure_format, dpi=150)

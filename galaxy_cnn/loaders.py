@@ -30,7 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .files import InputError
-from .images import DECODERS, _pixels, map_files, read_image, read_images
+from .images import DECODERS, read_pixels, map_files, read_image, read_images
 from .survey import image_sources, try_image
 
 # %% ../nbs/23_loaders.ipynb #3004ba7a
@@ -223,7 +223,7 @@ def load_cutouts(
     ids = survey.catalog["objID"].tolist()
     def load(file):
         i = row[file]
-        image, problem = try_image(file, ids[i], size, _pixels)
+        image, problem = try_image(file, ids[i], size, read_pixels)
         if image is not None: planes[i] = image.transpose(2, 0, 1)
         return problem
     found = tqdm(map_files(load, sources, workers), "decoding cutouts", n, delay=2, leave=False)

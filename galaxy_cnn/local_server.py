@@ -34,7 +34,8 @@ from galaxy_cnn.skyserver import (
     table_columns, text_tile,
 )
 from .splits import sky_vectors
-from .survey import COLUMNS, Survey
+from .catalogs import COLUMNS
+from .survey import Survey
 
 # %% ../nbs/13_local_server.ipynb #79376386
 @dataclass

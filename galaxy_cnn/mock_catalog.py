@@ -18,7 +18,8 @@ from scipy.special import ndtr
 
 from .files import InputError
 from .literature import main_sequence, mannucci10_fmr, mass_metallicity, stellar_mass
-from .survey import BANDS, TARGETS, TRUTH
+from .catalogs import BANDS
+from .survey import TARGETS, TRUTH
 
 # %% ../nbs/10_mock_catalog.ipynb #085b1106
 MOCK_VERSION = "2"  # changes whenever a seed would give another catalog or other pixels

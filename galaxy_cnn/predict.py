@@ -17,15 +17,16 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .files import Incomplete, InputError, atomic_path, read_ahead
-from .images import map_files, try_read_image
+from .images import IMAGE_ENDINGS, map_files, try_read_image
 from .ood import ood_features
 from .run import Run, read_run
+from .catalogs import catalog_files
 from .survey import image_sources, read_survey
 from .train import fit_error_model
 from .uncertainty import ErrorModel, Prediction
 
 # %% ../nbs/40_predict.ipynb #9108ac66
-_SUFFIXES = (".jpg", ".jpeg", ".fits", ".fit", ".fits.gz")
+_SUFFIXES = IMAGE_ENDINGS
 
 def stem_of(
     file,  # path of an image
@@ -67,8 +68,7 @@ def find_images(
     "Paths of the images that `source` means; `InputError` or `FileNotFoundError` where it means none"
     if isinstance(source, (list, tuple)): return [f for s in source for f in find_images(s)]
     path = Path(source)
-    is_survey = (path / "catalog.parquet").exists() or (path / "catalog.csv").exists()
-    if is_survey: return image_sources(read_survey(path))
+    if catalog_files(path): return image_sources(read_survey(path))
     files = _images_at(path)
     if not files: raise InputError(f"{path} holds no images ({', '.join(_SUFFIXES)}).")
     return files

@@ -36,7 +36,8 @@ from .metrics import with_interval
 from .mzr import MASS_COLUMN, MIN_MZR_GALAXIES, current_predictions, fixed_mass_sentence, smooth_relation
 from .run import Run, read_run
 from .splits import is_held_out
-from .survey import COLUMNS, MISSING, TARGETS, column_of, columns_in
+from .catalogs import COLUMNS, MISSING
+from .survey import TARGETS, column_of, columns_in
 
 # %% ../nbs/41_report.ipynb #107f770d
 def asset(
@@ -223,7 +224,7 @@ def _caption_of(file, targets, given):
     told = given.get(file.name, given.get(file.stem))
     if told: return str(told)
     for target in targets[1:]:
-        stem = file.stem.removesuffix(f"_{target}")
+        stem = file.stem.removesuffix(f"_{target}".replace("/", "-"))
         if stem != file.stem and stem in CAPTIONS: return f"{_WORDS.get(target, target).capitalize()}: {CAPTIONS[stem]}"
     return CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize())
 

@@ -79,7 +79,8 @@ class Run:
         if not card: return None
         arrays = {}
         for name, v in load_arrays(self.path / card["file"]).items():
-            k, target, part = name.split("/")
+            k, _, rest = name.partition("/")
+            target, _, part = rest.rpartition("/")  # a target may have a slash in its name
             arrays.setdefault((int(k), target), {})[part] = v
         frozen = card["frozen"]
         model = load_weights(self.new_model(frozen["targets"]), self.path / frozen["file"])
@@ -102,7 +103,7 @@ class Run:
     def split_of(self, survey):
         "`Split` of what `survey()` returned; `InputError` if it is not the split of the training"
         known = self.card["split"]
-        split = Split.make(survey.catalog, known["seed"], known["by"], known["folds"])
+        split = Split.make(survey.catalog, known["seed"], known["by"], known["folds"], known.get("together", ()))
         if split.hash != known["hash"]:
             raise InputError(f"The split of {self.path} cannot be repeated with this version of galaxy_cnn: "
                              "evaluate it with the one in its card.")
@@ -251,7 +252,7 @@ def _predict_survey(run, survey, network=None, tta=True, bs=256):
     "Prediction for a Survey; galaxies of the Run's own folds are answered by the network that has not seen them"
     files, known = image_sources(survey), run.card["split"]
     if network is not None or not run.folds: return _predict_files(run, files, network, tta, bs)
-    split = Split.make(survey.catalog, known["seed"], known["by"], known["folds"])
+    split = Split.make(survey.catalog, known["seed"], known["by"], known["folds"], known.get("together", ()))
     if split.hash != known["hash"]: return _predict_files(run, files, None, tta, bs)
     out = Prediction.empty(len(run.targets), len(files))
     for k in np.unique(split.network):

@@ -36,7 +36,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from .files import Incomplete, InputError
 from .images import CUTOUT_SIZE, FIELD_R90, decode
-from .survey import COLUMNS
+from .catalogs import COLUMNS
 
 # %% ../nbs/12_skyserver.ipynb #d76fe7d7
 SKYSERVER = "https://skyserver.sdss.org"

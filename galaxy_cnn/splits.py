@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUFFER_ARCSEC', 'SPLITS', 'BUFFER', 'FRACTIONS', 'hash01', 'sky_vectors', 'sky_cell', 'ring_around', 'near_edge',
-           'split_kind', 'assign_split', 'split_counts', 'straddling_pairs', 'assign_folds', 'split_for_fold', 'Split',
-           'is_held_out']
+           'split_kind', 'assign_split', 'split_counts', 'straddling_pairs', 'assign_folds', 'split_for_fold',
+           'same_galaxies', 'Split', 'is_held_out']
 
 # %% ../nbs/05_splits.ipynb #4f65d4d9
 import hashlib
@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
+import pandas as pd
 from astropy_healpix import xyz_to_healpix
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from .files import InputError
@@ -111,12 +114,20 @@ def _positions(catalog):
     return sky_vectors(ra, dec)
 
 # %% ../nbs/05_splits.ipynb #fe54a50d
-def _split_numbers(catalog, seed, by):
+def _split_numbers(catalog, seed, by, together=()):
     "The galaxies' numbers in [0, 1), equal within a cell, and which of them lie near an edge"
-    if split_kind(catalog, by) == "random": return hash01(catalog["objID"], seed, "objID"), np.zeros(len(catalog), bool)
-    vectors = _positions(catalog)
-    cells, inverse = np.unique(sky_cell(vectors), return_inverse=True)
-    return hash01(cells, seed, "cell")[inverse], near_edge(vectors)
+    if split_kind(catalog, by) == "random":
+        u, edge = hash01(catalog["objID"], seed, "objID"), np.zeros(len(catalog), bool)
+    else:
+        vectors = _positions(catalog)
+        cells, inverse = np.unique(sky_cell(vectors), return_inverse=True)
+        u, edge = hash01(cells, seed, "cell")[inverse], near_edge(vectors)
+    index = pd.Index(catalog["objID"])
+    for ids in together:
+        rows = index.get_indexer(sorted(ids))
+        rows = rows[rows >= 0]
+        u[rows], edge[rows] = u[rows[:1]], edge[rows].any()
+    return u, edge
 
 # %% ../nbs/05_splits.ipynb #c4b5e2eb
 def assign_split(
@@ -128,7 +139,10 @@ def assign_split(
     "Give each galaxy to a split; it depends on the galaxy and the seed only"
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(f"Fractions of train, valid and test must be three that add up to 1, not {tuple(fractions)}.")
-    u, edge = _split_numbers(catalog, seed, by)
+    return _names_of(*_split_numbers(catalog, seed, by), fractions)
+
+def _names_of(u, edge, fractions):
+    "Split [n] of galaxies with these numbers"
     split = np.array(SPLITS)[np.searchsorted(np.cumsum(fractions)[:2], u, side="right")].astype("<U6")
     split[edge & (split != "train")] = BUFFER
     return split
@@ -177,7 +191,32 @@ def split_for_fold(
     u, edge = _split_numbers(catalog, seed, by)
     return np.where(np.floor(k * u) != fold, "train", np.where(edge, BUFFER, "valid"))
 
-# %% ../nbs/05_splits.ipynb #34bab7b5
+# %% ../nbs/05_splits.ipynb #bbfdbd32
+def same_galaxies(
+    catalog,  # objID, and ra, dec where they are known
+    pictures=None,  # hash [n] of each picture; None: only positions are compared
+    arcsec=1.0,  # closer than two galaxies can be told apart in SDSS
+) -> list:  # of lists of objIDs, ascending
+    "Groups of ids that are one galaxy"
+    ids = catalog["objID"].to_numpy()
+    pairs = [np.zeros((0, 2), int)]
+    if pictures is not None:
+        _, first, inverse = np.unique(pictures, return_index=True, return_inverse=True)
+        pairs.append(np.stack([np.arange(len(ids)), first[inverse]], 1))
+    if {"ra", "dec"} <= set(catalog.columns):
+        vectors = sky_vectors(catalog["ra"], catalog["dec"])
+        known = np.flatnonzero(np.isfinite(vectors).all(1))
+        reach = 2 * np.sin(np.radians(arcsec / 3600) / 2)
+        pairs.append(known[cKDTree(vectors[known]).query_pairs(reach, output_type="ndarray")])
+    one, other = np.concatenate(pairs).T
+    links = coo_matrix((np.ones(len(one)), (one, other)), shape=(len(ids), len(ids)))
+    label = connected_components(links, directed=False)[1]
+    size = np.bincount(label)
+    groups = {k: [] for k in np.flatnonzero(size > 1)}
+    for i in np.flatnonzero(size[label] > 1): groups[label[i]].append(int(ids[i]))
+    return sorted(sorted(g) for g in groups.values())
+
+# %% ../nbs/05_splits.ipynb #4d41b4e3
 @dataclass(frozen=True)
 class Split:
     "The galaxies that train, validate, calibrate and score one network, or one network per fold"
@@ -195,12 +234,13 @@ class Split:
         seed=0,
         by="auto",  # as in `assign_split`
         folds=None,  # number of folds, None for one split
+        together=(),  # groups of objIDs that are one galaxy, from `same_galaxies`: each has the number of its first id
     ):
         "Split of a catalog; it depends on each galaxy and the seed only"
         by = split_kind(catalog, by)
         ids = catalog["objID"].to_numpy()
-        if folds is None: return cls(ids, assign_split(catalog, seed, by), by, seed)
-        u, edge = _split_numbers(catalog, seed, by)
+        u, edge = _split_numbers(catalog, seed, by, together)
+        if folds is None: return cls(ids, _names_of(u, edge, FRACTIONS), by, seed)
         fold = np.floor(folds * u).astype(int)
         names = np.where(edge, BUFFER, np.char.add("fold", fold.astype(str)))
         return cls(ids, names, by, seed, folds, fold)
@@ -253,7 +293,7 @@ class Split:
         names, n = np.unique(self.names, return_counts=True)
         return dict(zip(names.tolist(), n.tolist()))
 
-# %% ../nbs/05_splits.ipynb #6a50ec02
+# %% ../nbs/05_splits.ipynb #b3ecea68
 def is_held_out(
     names,  # str [n], as in `Split.names`, or the column `split` of a table of predictions
 ) -> np.ndarray:  # bool [n]

@@ -88,7 +88,7 @@ def _inspect_file(out, name, what, sums, check):
 
 def _check_catalog(file):
     "The fault of a catalog, or ''"
-    catalog, _ = read_catalog(file.parent)
+    catalog, _ = read_catalog(file.parent, as_written=True)
     try: described = read_json(file.parent / "survey.json").get("catalog_hash")
     except (InputError, FileNotFoundError, AttributeError): return ""
     if described in (None, content_hash(catalog)): return ""

@@ -10,9 +10,10 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord, search_around_sky
 
 from galaxy_cnn import literature, mock_catalog, mock_images
+from galaxy_cnn.catalogs import COLUMNS
 from galaxy_cnn.files import InputError
 from galaxy_cnn.images import FIELD_R90, decode
-from galaxy_cnn.survey import COLUMNS, TARGETS, TRUTH, read_survey, validate
+from galaxy_cnn.survey import TARGETS, TRUTH, read_survey, validate
 
 
 @pytest.fixture(scope="module")
