@@ -86,7 +86,7 @@ def blank(rng, i):
 
 
 def lone_star(rng, i):
-    "A star in the middle, faint to saturated; every fourth at a scale that blows it up as a galaxy of its size would be"
+    "A star in the middle, faint to saturated; every fourth blown up as a galaxy of its size would be"
     peak, blown = log_uniform(rng, 20, 2e4), i % 4 == 3
     width = rng.uniform(9, 20) if blown else rng.uniform(3, 8)
     x, y = rng.normal(0, 1, 2)
@@ -242,7 +242,7 @@ def false_rate(looks, folds=5, seeds=5):
 
 
 def caught(detector, looks, names):
-    "Share of each kind that is flagged, and of each of its varieties; how far above the threshold its lowest twentieth is"
+    "Share flagged of each kind and of its varieties; how far above the threshold the lowest twentieth is"
     found = {}
     for kind, table in looks.items():
         scores = detector.score(table)

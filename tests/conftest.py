@@ -17,3 +17,13 @@ def mock_survey(tmp_path_factory):
     "240 simulated galaxies, shared by the tests; copy it before changing it"
     from galaxy_cnn.mock_images import make_mock
     return make_mock(tmp_path_factory.mktemp("sky") / "mock", n=240, seed=1, workers=1)
+
+
+@pytest.fixture(scope="session")
+def few(mock_survey, tmp_path_factory):
+    "The first 96 of them, as a Survey: the least that a training can be interrupted on"
+    from galaxy_cnn.survey import write_survey
+    folder = tmp_path_factory.mktemp("sky") / "few"
+    folder.mkdir()
+    (folder / "images").symlink_to(mock_survey.path / "images")
+    return write_survey(folder, mock_survey.catalog.head(96), mock_survey.info)

@@ -57,6 +57,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from skies import make_sky
 
+TRIES = 3  # of one request
 N = 6  # galaxies of the sky that is downloaded under faults
 
 
@@ -93,7 +94,7 @@ def troubled(fault, *rows):
 
 
 QUICK = RequestPolicy(
-    connections=2, tries=4, pause=0.001, read=0.3, deadline=0.35, query_deadline=5, give_up=1000, queries=10**6)
+    connections=2, tries=TRIES, pause=0.001, read=0.3, deadline=0.35, query_deadline=5, give_up=1000, queries=10**6)
 
 
 def fetched(out, server, **options):
@@ -150,20 +151,20 @@ FAULTS = [  # number of the fault in the list of what the real service does, fau
     (1, outside, "outside_footprint", 1),
     (2, black, "blank", 2),
     (2, text, "blank", 2),
-    (3, error_500, "server_fault", 4),
-    (3, json_500, "server_fault", 4),
+    (3, error_500, "server_fault", TRIES),
+    (3, json_500, "server_fault", TRIES),
     (4, json_400, "bad_request", 1),
-    (5, html_503, "server_fault", 4),
-    (6, html_200, "bad_image", 4),
-    (11, short, "unreachable", 4),
-    (11, unmarked, "bad_image", 4),
-    (11, chunks_cut, "unreachable", 4),
-    (11, empty, "bad_image", 4),
+    (5, html_503, "server_fault", TRIES),
+    (6, html_200, "bad_image", TRIES),
+    (11, short, "unreachable", TRIES),
+    (11, unmarked, "bad_image", TRIES),
+    (11, chunks_cut, "unreachable", TRIES),
+    (11, empty, "bad_image", TRIES),
     (12, clamped, "wrong_size", 1),
-    (13, stall, "timeout", 4),
-    (13, drip, "timeout", 4),
-    (13, reset, "unreachable", 4),
-    (17, busy_429, "throttled", 4),
+    (13, stall, "timeout", TRIES),
+    (13, drip, "timeout", TRIES),
+    (13, reset, "unreachable", TRIES),
+    (17, busy_429, "throttled", TRIES),
 ]
 IDS = [f"{number}-{fault.__name__}" for number, fault, *_ in FAULTS]
 FIELDS = "number", "fault", "outcome", "requests"

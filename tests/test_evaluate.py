@@ -1,4 +1,4 @@
-"""Chapters 06, 30 and 32: the yardstick on real predictions, intervals that cover, Runs on the mock and on the real sky, and what can go wrong."""
+"Scores on real predictions, intervals that cover, Runs on the mock and on the real sky, and what can go wrong"
 import json
 import shutil
 
@@ -23,11 +23,18 @@ from galaxy_cnn.metrics import (
     with_interval,
 )
 from galaxy_cnn.run import read_run
-from galaxy_cnn.survey import read_survey, write_survey
+from galaxy_cnn.survey import write_survey
 from galaxy_cnn.train import train
 
-# Wu & Boada 2019, their network's predictions for 20,366 test galaxies at several cutout sizes: RMSE, NMAD, median residual [dex]
-PUBLISHED = {128: (0.0850, 0.0650, -0.0104), 64: (0.0880, 0.0678, -0.0111), 32: (0.0930, 0.0709, 0.0005), 16: (0.1044, 0.0800, -0.0198)}
+# Wu & Boada 2019, their network's predictions for 20,366 test galaxies at several cutout sizes:
+# RMSE, NMAD, median residual [dex]
+PUBLISHED = {
+    128: (0.0850, 0.0650, -0.0104),
+    64: (0.0880, 0.0678, -0.0111),
+    32: (0.0930, 0.0709, 0.0005),
+    16: (0.1044, 0.0800, -0.0198),
+}
+QUICK = dict(arch="xresnet_tiny", precision="fp32", calibrate=False, quiet=True)  # `evaluate` fits the error model
 
 
 def paper(real):
@@ -40,10 +47,10 @@ def numbers(metrics):
     return pd.json_normalize(metrics).T[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def mock_run(mock_survey, tmp_path_factory):
     "A Run on the mock sky, three epochs, evaluated; copy it before changing it"
-    run = train(mock_survey, tmp_path_factory.mktemp("runs") / "mock", arch="xresnet_tiny", epochs=3, precision="fp32", quiet=True)
+    run = train(mock_survey, tmp_path_factory.mktemp("runs") / "mock", epochs=3, **QUICK)
     evaluate(run)
     return run
 
@@ -130,7 +137,11 @@ def test_a_constant_prediction_has_no_rank_correlation_and_the_rest_holds():
     assert found["rmse"]["value"] == pytest.approx(np.sqrt(np.mean(true**2)))
 
 
-@pytest.mark.parametrize("columns, message", [(([], []), "empty"), (([1.0, np.nan], [1.0, 2.0]), "1 of 2 galaxies"), (([1.0, 2.0], [np.inf, 2.0]), "not finite")])
+@pytest.mark.parametrize("columns, message", [
+    (([], []), "empty"),
+    (([1.0, np.nan], [1.0, 2.0]), "1 of 2 galaxies"),
+    (([1.0, 2.0], [np.inf, 2.0]), "not finite"),
+])
 def test_what_cannot_be_measured_is_said(columns, message):
     with pytest.raises(ValueError, match=message): bootstrap(rmse, *columns)
 
@@ -156,16 +167,27 @@ def test_a_gallery_of_fewer_galaxies_than_it_has_places(mock_survey):
 
 # --- Runs
 
-def test_evaluate_leaves_what_it_should_and_says_the_same_twice(run, mock_survey):
+@pytest.fixture
+def no_pictures(monkeypatch):
+    "`evaluate` without drawing its figures, which takes as long as all the rest"
+    monkeypatch.setattr("galaxy_cnn.evaluate.save_figures", lambda *args: None)
+
+
+def test_evaluate_leaves_what_it_should_and_says_the_same_of_a_survey_that_has_moved(run, mock_survey, tmp_path):
     first = numbers(json.loads((run.path / "metrics.json").read_text()))
     card = (run.path / "model.json").read_bytes()
-    metrics = evaluate(run.path)
-    pd.testing.assert_series_equal(numbers(metrics), first, rtol=1e-9)  # a forest adds up its trees in the order in which they end
+    moved = tmp_path / "elsewhere" / mock_survey.path.name
+    shutil.copytree(mock_survey.path, moved)
+    metrics = evaluate(run.path, moved)
+    # a forest adds up its trees in the order in which they end
+    pd.testing.assert_series_equal(numbers(metrics), first, rtol=1e-9)
     table, split = pd.read_parquet(run.path / "predictions.parquet"), run.split
-    assert table["objID"].dtype == "Int64" and table["image"].tolist() == [str(i) for i in mock_survey.catalog["objID"]]
+    assert table["objID"].dtype == "Int64"
+    assert table["image"].tolist() == [str(i) for i in mock_survey.catalog["objID"]]
     assert (table["split"] == split.names).all() and set(mock_survey.catalog) < set(table)
     found = metrics["targets"]["metallicity"]
-    assert metrics["sky"] == "mock" and metrics["split"] == "test" and metrics["n"] == split.held_out.sum() == found["cnn"]["rmse"]["n"]
+    assert metrics["sky"] == "mock" and metrics["split"] == "test"
+    assert metrics["n"] == split.held_out.sum() == found["cnn"]["rmse"]["n"]
     assert {"label_noise", "quoted_label_noise", "cnn_against_truth"} <= set(found) and "mean" in found["baselines"]
     assert (run.path / "model.json").read_bytes() == card, "the card is written once, by the training"
     assert not list(run.path.rglob(".*")), "no temporary file is left behind"
@@ -185,17 +207,21 @@ def test_every_number_has_its_n_and_interval(run):
     assert "mock sky" in text and "label noise" in text and "eight symmetries" in text
 
 
-def test_the_held_out_prediction_comes_from_the_network_that_never_saw_the_galaxy(mock_survey, tmp_path):
-    run = train(mock_survey, tmp_path / "run", arch="xresnet_tiny", targets=("metallicity", "log_mass"), epochs=1, folds=2, precision="fp32", quiet=True)
+def test_the_held_out_prediction_comes_from_the_network_that_never_saw_the_galaxy(few, tmp_path):
+    targets = ["metallicity", "log_mass"]
+    run = train(few, tmp_path / "run", targets=targets, epochs=1, folds=2, **QUICK)
     metrics = evaluate(run, figure_format="pdf")
     table = pd.read_parquet(run.path / "predictions.parquet").set_index("objID")
     for k in range(2):
         ids = run.split.objID[run.split.names == f"fold{k}"][:20]
-        expected = run.predict([mock_survey.image_path(i) for i in ids], k).mean
+        files = [few.image_path(i) for i in ids]
+        expected = run.predict(files, k).mean
         assert np.allclose(table.loc[ids, ["metallicity_pred", "log_mass_pred"]], expected, atol=1e-5)
-        assert not np.allclose(expected, run.predict([mock_survey.image_path(i) for i in ids], 1 - k).mean, atol=1e-4)
-    assert metrics["split"] == "out-of-fold" and metrics["n"] == run.split.held_out.sum() and set(metrics["targets"]) == {"metallicity", "log_mass"}
-    assert {"density.pdf", "density_log_mass.pdf", "history.pdf"} <= {f.name for f in (run.path / "figures").iterdir()}
+        assert not np.allclose(expected, run.predict(files, 1 - k).mean, atol=1e-4)
+    assert metrics["split"] == "out-of-fold" and metrics["n"] == run.split.held_out.sum()
+    assert set(metrics["targets"]) == set(targets)
+    figures = {f.name for f in (run.path / "figures").iterdir()}
+    assert {"density.pdf", "density_log_mass.pdf", "history.pdf"} <= figures
 
 
 def test_predictions_are_the_same_whichever_way_the_galaxy_lies(run, mock_survey):
@@ -212,19 +238,18 @@ def test_half_precision_moves_a_prediction_by_less_than_a_hundredth(run, mock_su
     assert np.abs(run.predict(mock_survey.image_files[:16]).mean - full).max() < 0.01
 
 
-def test_whole_cells_of_sky_can_be_drawn(run, mock_survey):
-    one, other = json.loads((run.path / "metrics.json").read_text()), evaluate(run, by_cell=True)
+def test_whole_cells_of_sky_can_be_drawn(run, no_pictures):
+    one = json.loads((run.path / "metrics.json").read_text())
+    other = evaluate(run, by_cell=True)
     assert other["bootstrap"]["unit"] == "sky cell"
     a, b = (m["targets"]["metallicity"]["cnn"]["rmse"] for m in (one, other))
     assert a["value"] == b["value"] and a["lo"] != b["lo"]
 
 
-def test_another_survey_is_refused_and_a_moved_one_is_found(run, mock_survey, tmp_path):
-    shutil.copytree(mock_survey.path, tmp_path / "moved")
-    assert evaluate(run, tmp_path / "moved")["n"] > 0
-    other = read_survey(tmp_path / "moved")
-    write_survey(other.path, other.catalog.iloc[1:], other.info)
-    with pytest.raises(InputError, match="is not the Survey"): evaluate(run, tmp_path / "moved")
+def test_another_survey_is_refused(run, mock_survey, tmp_path):
+    (tmp_path / "images").symlink_to(mock_survey.path / "images")
+    write_survey(tmp_path, mock_survey.catalog.iloc[1:], mock_survey.info)
+    with pytest.raises(InputError, match="is not the Survey"): evaluate(run, tmp_path)
 
 
 def test_too_few_held_out_galaxies_are_too_few(run, monkeypatch):
@@ -236,12 +261,13 @@ def test_an_image_lost_since_training_is_named(run, mock_survey, tmp_path):
     with pytest.raises(InputError, match="does not exist"): run.predict([*mock_survey.image_files[:3], tmp_path / "gone.jpg"])
 
 
-def test_the_real_sample_pools_its_folds(real, tmp_path):
-    run = train(real / "sdss_sample", tmp_path / "run", arch="xresnet_tiny", epochs=3, folds=5, quiet=True)
+def test_the_real_sample_pools_its_folds(real, tmp_path, no_pictures):
+    run = train(real / "sdss_sample", tmp_path / "run", epochs=1, folds=5, **QUICK)
     metrics = evaluate(run, tta=False)
     found = metrics["targets"]["metallicity"]
     assert (metrics["sky"], metrics["split"], metrics["n"], metrics["tta"]) == ("real", "out-of-fold", 400, False)
-    assert "label_noise" not in found and {"mean", "ridge"} <= set(found["baselines"]) and "random_forest" in found["not_possible"]
+    assert "label_noise" not in found and {"mean", "ridge"} <= set(found["baselines"])
+    assert "random_forest" in found["not_possible"]
     assert 0.19 < found["baselines"]["mean"]["rmse"]["value"] < 0.21
     assert found["cnn"]["rmse"]["value"] < 0.25 and "real sky" in format_table(metrics)
     with pytest.raises(InputError, match="no coordinates"): evaluate(run, tta=False, by_cell=True)

@@ -36,14 +36,6 @@ def run(mock_survey, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def few(mock_survey, tmp_path_factory):
-    "The least that a run can be interrupted on: the first 96 galaxies of the mock sky"
-    folder = tmp_path_factory.mktemp("few")
-    (folder / "images").symlink_to(mock_survey.path / "images")
-    return write_survey(folder, mock_survey.catalog.head(96), mock_survey.info)
-
-
-@pytest.fixture(scope="session")
 def few_labels(few, tmp_path_factory):
     "A Run with the defaults for a few hundred galaxies, and what the training said"
     said = io.StringIO()
@@ -216,11 +208,25 @@ def test_shuffled_labels_score_like_predicting_the_mean(mock_survey, tmp_path):
     (tmp_path / "images").symlink_to(mock_survey.path / "images")
     learned = {}
     for name, survey in {"true": mock_survey, "shuffled": read_survey(tmp_path)}.items():
-        trained = train(survey, tmp_path / "runs" / name, **SMALL | dict(epochs=8, folds=2))
+        trained = train(survey, tmp_path / "runs" / name, **SMALL | dict(epochs=4, bs=8, folds=2))
         y, fold = survey.target("metallicity"), trained.split.network
         squares = [np.mean((y[fold == k] - y[(fold != k)].mean()) ** 2) for k in (0, 1)]
         learned[name] = valid_rmse(trained) / np.sqrt(np.mean(squares))
     assert learned["true"] < 0.85 and 0.95 < learned["shuffled"] < 1.15, learned
+
+
+def test_labels_of_a_fold_move_nothing_of_the_network_that_it_validates(few, tmp_path):
+    "Nor of its Gaussian process; the other network and process learn from them"
+    options = FEW | dict(folds=2, calibrate=False, quiet=True)
+    one = train(few, tmp_path / "one", **options)
+    lies = few.catalog["oh_p50"] + (one.split.network == 0)
+    other = train(Survey(few.path, few.catalog.assign(oh_p50=lies), few.info), tmp_path / "other", **options)
+    for k, same in ((0, True), (1, False)):
+        weights, wrong_weights = (load_file(r.path / f"models/{k}.safetensors") for r in (one, other))
+        assert all(torch.equal(weights[name], wrong_weights[name]) for name in weights) == same
+        arrays, wrong_arrays = (load_file(r.path / "gp.safetensors") for r in (one, other))
+        names = [name for name in arrays if name.startswith(f"{k}/")]
+        assert names and all(torch.equal(arrays[name], wrong_arrays[name]) for name in names) == same
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_what_was_there(few, tmp_path, monkeypatch):
@@ -452,7 +458,7 @@ def test_pretraining_reads_many_quantities_and_its_head_is_taken_over(mock_surve
 # The real sky
 
 def test_real_galaxies_teach_the_small_network_something(real, tmp_path):
-    run = train(real / "sdss_sample", tmp_path / "run", init=None, epochs=20, calibrate=False, quiet=True)
+    run = train(real / "sdss_sample", tmp_path / "run", init=None, epochs=10, calibrate=False, quiet=True)
     assert run.card["arch"] == "xresnet_tiny" and run.card["split"]["by"] == "random"
     scatter = np.std(run.survey().target("metallicity")[run.split.valid()])
     assert valid_rmse(run) < 0.75 * scatter
