@@ -79,6 +79,7 @@ def exact_ids(
     ids = pd.Series(ids).reset_index(drop=True)
     limits = np.iinfo(dtype)
     whole = pd.api.types.is_integer_dtype(ids.dtype) and not ids.isna().any()
+    if not len(ids): return np.zeros(0, dtype)
     if whole and limits.min <= int(ids.min()) <= int(ids.max()) <= limits.max: return ids.to_numpy(dtype)
     numbers = [_whole_number(v) for v in ids]  # a list: a Series with gaps would make floats of them
     wrong = np.array([v is None or not limits.min <= v <= limits.max for v in numbers])
