@@ -168,7 +168,7 @@ class Training(Callback):
     def after_train(self): self.last = len(self.caught)
 
 
-def synchronisations(bench, out):
+def synchronizations(bench, out):
     "How often an epoch waits for the device (CUDA's own count, by where it happens)"
     callbacks = [EpochSeed(0), EpochHistory([], TARGETS)]
     learn = bench.learner("sky", bench.sizes.archs[0], bench.sizes.same_bs, callbacks)
@@ -392,6 +392,6 @@ def compiled(bench, out):
 
 SECTIONS = {
     "ceilings": ceilings, "sky": sky, "decode": decode, "loader": loader, "step": step, "launches": launches,
-    "synchronisations": synchronisations, "fit": fits, "cold": cold, "peers": peers, "same fit": same_fit,
+    "synchronisations": synchronizations, "fit": fits, "cold": cold, "peers": peers, "same fit": same_fit,
     "prediction": prediction, "variants": variants, "compiled": compiled,
 }

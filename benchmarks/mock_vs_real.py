@@ -39,7 +39,7 @@ RINGS = ((0, 8), (8, 20), (20, 70))   # [px]
 
 
 def background(rgb):
-    "Level, noise and noise correlation of the emptiest 40-px corner, and the correlation of its colours"
+    "Level, noise and noise correlation of the emptiest 40-px corner, and the correlation of its colors"
     corners = rgb[:40, :40], rgb[:40, -40:], rgb[-40:, :40], rgb[-40:, -40:]
     corner, out = min(corners, key=np.std), {}
     for name, d in zip("RGB", np.moveaxis(corner, 2, 0)):

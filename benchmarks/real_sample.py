@@ -140,12 +140,12 @@ def few_labels(survey, fold, k, n, seed, folder):
 def few_label_residuals(survey, seed, k, n, work, features):
     "Residuals of the galaxies of a fold by models of n labels"
     fold, folder = assign_folds(survey.catalog, FOLDS, seed), work / f"seed{seed}/fold{k}"
-    labelled, mask = few_labels(survey, fold, k, n, seed, folder)
+    chosen, mask = few_labels(survey, fold, k, n, seed, folder)
     default = folder / ("default" if n == SIZES[-1] else f"default{n}")
     scratch = folder / f"scratch{n}", "--init", "none", "--folds", "5"
     out = np.flatnonzero(fold == k)
     files, true = np.array(survey.image_files)[out], survey.target("metallicity")[out]
-    def network(*options): return trained(labelled, *options)[0].predict(files).mean[:, 0]
+    def network(*options): return trained(chosen, *options)[0].predict(files).mean[:, 0]
     pred = {"default": network(default), "scratch": network(*scratch)}
     name = "gaussian_process"
     others = baseline_predictions(survey, mask, seed=seed, features=features, names=(name,))

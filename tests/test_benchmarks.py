@@ -1,21 +1,98 @@
-"The benchmark that is meant for a GPU works from end to end: here at toy size, on a CPU."
+"The benchmarks share one harness; the one that is meant for a GPU works from end to end, here at toy size on a CPU."
+import ast
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import house_figures
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SECTIONS = ["ceilings", "sky", "decode", "loader", "step", "launches", "synchronisations", "fit", "cold", "peers", "same fit", "prediction", "variants", "compiled"]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import harness
+
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+SECTIONS = [
+    "ceilings", "sky", "decode", "loader", "step", "launches", "synchronisations", "fit", "cold", "peers", "same fit",
+    "prediction", "variants", "compiled",
+]
+
+
+# ---- the harness
+
+def test_contenders_take_turns_and_each_number_has_its_range():
+    calls, paces = [], iter([4.0, 1.0, 6.0, 3.0, 5.0, 2.0])
+    def contender(name):
+        calls.append(name)
+        return next(paces)
+    found = harness.interleaved({name: lambda name=name: contender(name) for name in "ab"}, 3)
+    assert calls == ["a", "b"] * 3
+    assert found["a"]["images_per_second"] == {"median": 5.0, "min": 4.0, "max": 6.0, "repeats": 3}
+    gain = harness.ratio(found["a"]["images_per_second"], found["b"]["images_per_second"])
+    assert gain == {"value": 2.5, "lo": 4 / 3, "hi": 6.0}
+
+
+def test_calls_to_warm_up_are_not_counted():
+    ticks = iter(range(100))
+    calls = []
+    assert harness.times(lambda: calls.append(1), repeats=3, warm=2, clock=lambda: next(ticks)) == [1, 1, 1]
+    assert len(calls) == 5
+
+
+def test_a_section_is_skipped_stopped_or_keeps_what_it_found_before_an_error():
+    def sleep(found):
+        found["before"] = 1
+        try: time.sleep(30)
+        except Exception: pass  # this must not keep the end of the time
+    def fail(found): raise ValueError("no")
+    early, late, wrong = {}, {}, {}
+    harness.Budget(time.perf_counter() + 5).section(sleep, early, 10, 20)
+    harness.Budget(time.perf_counter() + 5).section(sleep, late, 1, 0.2)
+    harness.Budget(time.perf_counter() + 5).section(fail, wrong, 1, 1)
+    assert list(early) == ["skipped"] and "left" in early["skipped"]
+    assert late["before"] == 1 and late["error"].startswith("Overtime") and late["section"]["value"] < 3
+    assert wrong["error"] == "ValueError: no"
+
+
+def test_results_say_what_was_measured_on_which_sky_and_how(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/elsewhere/speed.py", "--repeats", "3"])
+    harness.write_results(tmp_path / "found.json", {"pace": np.float32(2)}, "a pace", "mock", 7)
+    expected = {"what": "a pace", "sky": "mock", "n": 7, "command": "python benchmarks/speed.py --repeats 3", "pace": 2.0}
+    assert json.loads((tmp_path / "found.json").read_text()) == expected
+
+
+def test_a_fresh_process_finds_this_tree_and_its_memory_is_its_own():
+    held = np.ones(2**26)  # 512 MiB that a child must not be charged with
+    code = "import galaxy_cnn, harness; print(galaxy_cnn.__file__, harness.peak_memory())"
+    file, peak = harness.fresh_python("-c", code).split()
+    assert Path(file).parent.parent == ROOT and int(peak) < held.nbytes < harness.peak_memory()
+    with pytest.raises(RuntimeError, match="no such thing"): harness.fresh_python("-c", "raise SystemExit('no such thing')")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_benchmark_is_short_of_line_and_takes_options_machine_and_writer_from_the_harness(script):
+    text = script.read_text()
+    if script.stem != "readme":
+        assert max(map(len, text.splitlines())) <= 120
+        assert np.percentile(house_figures.nodes_a_line(ast.parse(text)), 90) <= 32
+    if script.stem in ("harness", "readme"): return
+    assert len(text.splitlines()) <= 410
+    for own in ("import argparse", "/proc/cpuinfo", "json.dump(", "statistics.median"): assert own not in text, own
+
+
+# ---- benchmarks/gpu.py
 
 
 def gpu(out, *options):
     "What benchmarks/gpu.py writes and prints, from a folder that is not the source tree's"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--small", "--out", str(out), *options], cwd=out.parent, env=env, capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--small", "--out", str(out), *options]
+    done = subprocess.run(command, cwd=out.parent, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text()), done.stdout
 
@@ -27,7 +104,10 @@ def measured(found, path=()):
         elif isinstance(v, dict): yield from measured(v, (*path, key))
 
 
-def said(found, name): return [v[name] for v in found.values() if isinstance(v, dict) and name in v] + [x for v in found.values() if isinstance(v, dict) for x in said(v, name)]
+def said(found, name):
+    "Values of a key, wherever it stands"
+    inner = [v for v in found.values() if isinstance(v, dict)]
+    return [v[name] for v in inner if name in v] + [x for v in inner for x in said(v, name)]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +134,14 @@ def test_every_fit_to_the_end_has_its_error(report):
         place = report[0]
         for key in path[:-1]: place = place[key]
         assert place["rmse"]["unit"] == "dex" and place.get("epochs", {"value": 2})["value"] == 2, path
+
+
+def test_a_cold_training_says_where_its_time_went(report):
+    (cold,) = [v for k, v in report[0]["sections"]["cold"].items() if k != "section"]
+    seconds = {k: v["value"] for k, v in cold.items() if v["unit"] == "s"}
+    assert seconds["its epochs"] + seconds["around its epochs"] == pytest.approx(seconds["train"])
+    assert seconds["first epoch"] < seconds["its epochs"] and cold["memory"]["unit"] == "GiB"
+    assert seconds["import"] + seconds["train"] < seconds["process"]
 
 
 def test_the_network_predicts_the_same_from_memory_and_as_trained(report):
