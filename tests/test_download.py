@@ -682,14 +682,15 @@ def test_a_downloaded_catalog_is_what_write_survey_makes_of_its_parts(tmp_path, 
 
 # ---- real galaxies
 
-def test_2000_real_spirals_served_and_downloaded(real, tmp_path):
+def test_real_spirals_served_and_downloaded(real, tmp_path):
     spirals = read_survey(real / "sdss_spirals")
+    fourth = spirals.select(np.arange(2000) % 4 == 0)
     with serve(spirals, queries=10**6) as server:
-        asked = {"catalog": spirals.catalog, "scale": 0.2, "size": 120}
+        asked = {"catalog": fourth.catalog, "scale": 0.2, "size": 120}
         summary = download(tmp_path / "out", base_url=server.url, progress=False, **asked)
-    assert summary["complete"] and summary["outcomes"] == {"ok": 2000} and summary["requests"] == 2000
+    assert summary["complete"] and summary["outcomes"] == {"ok": 500} and summary["requests"] == 500
     assert read_record(tmp_path / "out").tries.eq(1).all() and verify(tmp_path / "out", progress=False).findings == []
-    check_pictures(tmp_path / "out", spirals)
+    check_pictures(tmp_path / "out", fourth)
     assert read_survey(tmp_path / "out").info["source"] == "local server"
 
 

@@ -85,7 +85,8 @@ def test_published_predictions_with_intervals_and_figures(real):
 # --- intervals
 
 def test_ninety_five_percent_intervals_cover():
-    rng, hits = np.random.default_rng(0), 0
+    rng = np.random.default_rng(0)
+    hits = 0
     for i in range(300):
         x = rng.normal(0.02, 0.1, 150)
         found = bootstrap(rmse, np.zeros(150), x, seed=i, n_boot=400)
@@ -173,7 +174,8 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr("galaxy_cnn.evaluate.save_figures", lambda *args: None)
 
 
-def test_evaluate_leaves_what_it_should_and_says_the_same_of_a_survey_that_has_moved(run, mock_survey, tmp_path):
+def test_evaluate_leaves_what_it_should_and_says_the_same_of_a_survey_that_has_moved(
+        run, mock_survey, tmp_path, no_pictures):
     first = numbers(json.loads((run.path / "metrics.json").read_text()))
     card = (run.path / "model.json").read_bytes()
     moved = tmp_path / "elsewhere" / mock_survey.path.name
@@ -181,7 +183,8 @@ def test_evaluate_leaves_what_it_should_and_says_the_same_of_a_survey_that_has_m
     metrics = evaluate(run.path, moved)
     # a forest adds up its trees in the order in which they end
     pd.testing.assert_series_equal(numbers(metrics), first, rtol=1e-9)
-    table, split = pd.read_parquet(run.path / "predictions.parquet"), run.split
+    table = pd.read_parquet(run.path / "predictions.parquet")
+    split = run.split
     assert table["objID"].dtype == "Int64"
     assert table["image"].tolist() == [str(i) for i in mock_survey.catalog["objID"]]
     assert (table["split"] == split.names).all() and set(mock_survey.catalog) < set(table)
@@ -262,7 +265,7 @@ def test_an_image_lost_since_training_is_named(run, mock_survey, tmp_path):
 
 
 def test_the_real_sample_pools_its_folds(real, tmp_path, no_pictures):
-    run = train(real / "sdss_sample", tmp_path / "run", epochs=1, folds=5, **QUICK)
+    run = train(real / "sdss_sample", tmp_path / "run", epochs=1, folds=2, **QUICK)
     metrics = evaluate(run, tta=False)
     found = metrics["targets"]["metallicity"]
     assert (metrics["sky"], metrics["split"], metrics["n"], metrics["tta"]) == ("real", "out-of-fold", 400, False)

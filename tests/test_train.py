@@ -1,11 +1,9 @@
 "Training: the loss's shapes, exact resume after SIGKILL, determinism, what shuffled labels score, and what is refused"
-import io
 import json
 import multiprocessing as mp
 import os
 import shutil
 import signal
-from contextlib import redirect_stdout
 
 import numpy as np
 import pandas as pd
@@ -19,7 +17,7 @@ from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.images import read_images
 from galaxy_cnn.learner import BF16_FLAGS, EpochHistory, cpu_flags
 from galaxy_cnn.models import ScaledRMSE, create_model, head_layer, torch_threads
-from galaxy_cnn.run import CHECKPOINT_FILE, read_run
+from galaxy_cnn.run import ARGUMENTS_FILE, CHECKPOINT_FILE, read_run
 from galaxy_cnn.survey import MISSING, Survey, pack, read_survey, write_survey
 from galaxy_cnn.train import fit_error_model, pretrain, train, warm_start
 from galaxy_cnn.uncertainty import ErrorModel
@@ -28,6 +26,7 @@ from galaxy_cnn.uncertainty import ErrorModel
 QUIET = dict(precision="fp32", device="cpu", calibrate=False, quiet=True)
 SMALL = dict(arch="xresnet_tiny", epochs=3, bs=16, **QUIET)
 FEW = dict(epochs=1, split_by="random", precision="fp32", device="cpu")
+TWO = FEW | dict(folds=2)  # instead of the five networks that a few hundred galaxies get
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +36,8 @@ def run(mock_survey, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def few_labels(few, tmp_path_factory):
-    "A Run with the defaults for a few hundred galaxies, and what the training said"
-    said = io.StringIO()
-    with redirect_stdout(said): made = train(few, tmp_path_factory.mktemp("runs") / "few", **FEW)
-    return made, said.getvalue()
+    "A Run as a few hundred galaxies get it: two pretrained networks, a Gaussian process beside each, error bars"
+    return train(few, tmp_path_factory.mktemp("runs") / "few", quiet=True, **TWO)
 
 
 @pytest.fixture
@@ -157,7 +154,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(few, tmp_pat
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_tutorials_loader_resumes_exactly(few, tmp_path, monkeypatch, capsys):
-    options = QUIET | dict(arch="xresnet9", size=32, epochs=3, bs=8, split_by="random")
+    options = QUIET | dict(arch="xresnet9", size=32, epochs=3, bs=12, split_by="random")
     stopped = tmp_path / "stopped"
     whole = train(few, tmp_path / "whole", **options)
     write = checkpoint_module.write_history
@@ -209,24 +206,25 @@ def test_shuffled_labels_score_like_predicting_the_mean(mock_survey, tmp_path):
     learned = {}
     for name, survey in {"true": mock_survey, "shuffled": read_survey(tmp_path)}.items():
         trained = train(survey, tmp_path / "runs" / name, **SMALL | dict(epochs=4, bs=8, folds=2))
-        y, fold = survey.target("metallicity"), trained.split.network
+        y = survey.target("metallicity")
+        fold = trained.split.network
         squares = [np.mean((y[fold == k] - y[(fold != k)].mean()) ** 2) for k in (0, 1)]
         learned[name] = valid_rmse(trained) / np.sqrt(np.mean(squares))
     assert learned["true"] < 0.85 and 0.95 < learned["shuffled"] < 1.15, learned
 
 
-def test_labels_of_a_fold_move_nothing_of_the_network_that_it_validates(few, tmp_path):
+def test_labels_of_a_fold_move_nothing_of_the_network_that_it_validates(few, few_labels, tmp_path):
     "Nor of its Gaussian process; the other network and process learn from them"
-    options = FEW | dict(folds=2, calibrate=False, quiet=True)
-    one = train(few, tmp_path / "one", **options)
-    lies = few.catalog["oh_p50"] + (one.split.network == 0)
-    other = train(Survey(few.path, few.catalog.assign(oh_p50=lies), few.info), tmp_path / "other", **options)
-    for k, same in ((0, True), (1, False)):
-        weights, wrong_weights = (load_file(r.path / f"models/{k}.safetensors") for r in (one, other))
-        assert all(torch.equal(weights[name], wrong_weights[name]) for name in weights) == same
-        arrays, wrong_arrays = (load_file(r.path / "gp.safetensors") for r in (one, other))
-        names = [name for name in arrays if name.startswith(f"{k}/")]
-        assert names and all(torch.equal(arrays[name], wrong_arrays[name]) for name in names) == same
+    lies = few.catalog["oh_p50"] - 0.3 * (few_labels.split.network == 0)
+    lying = Survey(few.path, few.catalog.assign(oh_p50=lies), few.info)
+    other = train(lying, tmp_path / "other", calibrate=False, quiet=True, **TWO)
+    def same(file, prefix=""):
+        ours, theirs = (load_file(r.path / file) for r in (few_labels, other))
+        names = [name for name in ours if name.startswith(prefix)]
+        assert names
+        return all(torch.equal(ours[name], theirs[name]) for name in names)
+    assert same("models/0.safetensors") and not same("models/1.safetensors")
+    assert same("gp.safetensors", "0/") and not same("gp.safetensors", "1/")
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_what_was_there(few, tmp_path, monkeypatch):
@@ -370,22 +368,31 @@ def test_nothing_pickled_is_written(run):
 
 # A few hundred galaxies
 
-def test_a_few_galaxies_start_from_the_pretrained_network(few, few_labels):
-    run, said = few_labels
-    assert "5 networks start from the one pretrained on a mock sky" in said
-    assert run.folds == 5 and run.gp["share"] == 0.5
-    true, images = few.target("metallicity"), read_images(few.image_files)
+def test_a_few_galaxies_start_from_the_pretrained_network_in_five_folds(few, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_module, "_fit_network", interrupt)
+    with pytest.raises(Incomplete): train(few, tmp_path / "run", **FEW)
+    assert "5 networks start from the one pretrained on a mock sky" in capsys.readouterr().out
+    arguments = read_json(tmp_path / "run" / ARGUMENTS_FILE)
+    assert arguments["folds"] == 5 and arguments["gp"] and arguments["init"]
+
+
+def test_networks_and_gaussian_processes_of_few_galaxies_answer_as_their_card_says(few, few_labels):
+    run = few_labels
+    assert run.folds == 2 and run.gp["share"] == 0.5
+    true = few.target("metallicity")
+    images = read_images(few.image_files)
     fold, held = run.split.network, run.split.held_out
     pred = np.full(len(true), np.nan)
     with torch_threads(2):
-        for k in range(5): pred[fold == k] = run.predict(images[fold == k], k).mean[:, 0]
+        for k in range(2): pred[fold == k] = run.predict(images[fold == k], k).mean[:, 0]
     assert np.sqrt(np.mean((pred - true)[held] ** 2)) == pytest.approx(valid_rmse(run), abs=2e-4)
-    assert valid_rmse(run) < 0.75 * true[held].std()
+    alone = run.card["gp"]["process_alone"]["valid_rmse_metallicity"]
+    assert valid_rmse(run) < 0.75 * true[held].std() and alone < 0.85 * true[held].std()
 
 
 @pytest.mark.parametrize("name", ["gp.safetensors", "models/frozen.safetensors"])
 def test_a_part_of_few_labels_that_is_damaged_is_named(few_labels, tmp_path, name):
-    shutil.copytree(few_labels[0].path, tmp_path / "run")
+    shutil.copytree(few_labels.path, tmp_path / "run")
     file = tmp_path / "run" / name
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(InputError, match=f"{file.name} is missing or damaged"): read_run(tmp_path / "run")
@@ -406,7 +413,8 @@ def test_what_is_told_otherwise(few, tmp_path, options, folds):
 def test_the_error_model_is_the_last_act_and_is_made_up_for_when_a_finished_run_is_resumed(few, tmp_path):
     options = FEW | dict(arch="xresnet_tiny", folds=2, init=None, quiet=True)
     run = train(few, tmp_path / "run", **options)
-    errors, card = ErrorModel.load(run.path), (run.path / "model.json").read_bytes()
+    errors = ErrorModel.load(run.path)
+    card = (run.path / "model.json").read_bytes()
     assert errors.calibrations["metallicity"].n == len(few)
     (run.path / "calibration.json").unlink()
     again = ErrorModel.load(train(few, run.path, resume=True, **options).path)
@@ -415,7 +423,7 @@ def test_the_error_model_is_the_last_act_and_is_made_up_for_when_a_finished_run_
 
 
 def test_no_accessor_of_a_run_writes(few_labels):
-    path = few_labels[0].path
+    path = few_labels.path
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
     again = read_run(path)
     again.split, again.networks, again.gp, again.history(), again.describe(), ErrorModel.load(path)
@@ -435,13 +443,13 @@ def test_starts_that_cannot_be(few, tmp_path):
 
 
 def test_what_a_killed_run_of_few_galaxies_ends_with(few, few_labels, tmp_path, monkeypatch):
-    whole, _ = few_labels
-    options = FEW | dict(calibrate=False, quiet=True)
+    options = TWO | dict(calibrate=False, quiet=True)
     with monkeypatch.context() as m:
         m.setattr(train_module, "save_arrays", interrupt)
         with pytest.raises(Incomplete, match="--resume"): train(few, tmp_path / "stopped", **options)
     resumed = train(few, tmp_path / "stopped", resume=True, **options)
-    assert largest_difference(whole.path, resumed.path) == 0 and resumed.card["gp"] == whole.card["gp"]
+    assert largest_difference(few_labels.path, resumed.path) == 0
+    assert resumed.card["gp"] == few_labels.card["gp"]
 
 
 def test_pretraining_reads_many_quantities_and_its_head_is_taken_over(mock_survey, tmp_path):
@@ -468,13 +476,12 @@ def test_real_galaxies_teach_the_small_network_something(real, tmp_path):
 
 def test_what_does_not_fit_into_memory_is_read_file_by_file(few, few_labels, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("galaxy_cnn.loaders.free_memory", lambda device="cpu": 10**6)
-    options = FEW | dict(calibrate=False)
-    made = train(few, tmp_path / "run", arch="xresnet_tiny", **options)
+    made = train(few, tmp_path / "run", arch="xresnet_tiny", calibrate=False, **FEW)
     assert "do not fit into the memory that is free" in capsys.readouterr().out
     assert made.history()["epoch"].tolist() == [0]
     # the Gaussian process reads the files too, and finds in them what it found in memory
-    from_files = train(few, tmp_path / "few", quiet=True, **options).card["gp"]["process_alone"]
-    assert from_files == pytest.approx(few_labels[0].card["gp"]["process_alone"], abs=1e-5)
+    from_files = train(few, tmp_path / "few", calibrate=False, quiet=True, **TWO).card["gp"]["process_alone"]
+    assert from_files == pytest.approx(few_labels.card["gp"]["process_alone"], abs=1e-5)
 
 
 def test_a_packed_survey_trains_to_the_same_weights(mock_survey, run, tmp_path):
