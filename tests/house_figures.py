@@ -12,7 +12,7 @@ GENERATED = {"__init__.py", "_modidx.py", "all.py"}
 BOUNDS = {  # what the tests hold: figure -> largest (or, for the share shown, smallest) value allowed
     "lines of the largest module": 650,
     "lines of the median module": 400,
-    "exported names": 620,
+    "exported names a module, mean": 17.2,  # 620 in the 36 chapters of the first house
     "exported names of the largest module": 40,
     "lines over 120 columns [%]": 2.0,
     "lines over 140 columns": 0,
