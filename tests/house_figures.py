@@ -117,6 +117,7 @@ def figures(package=ROOT / "galaxy_cnn", notebooks=ROOT / "nbs"):
         "lines of the largest module": max(sizes),
         "lines of the median module": int(np.median(sizes)),
         "exported names": sum(map(len, names.values())),
+        "exported names a module, mean": sum(map(len, names.values())) / len(names),
         "exported names of the largest module": max(map(len, names.values())),
         "lines over 120 columns [%]": round(100 * np.mean([len(line) > 120 for line in lines]), 2),
         "lines over 140 columns": sum(len(line) > 140 for line in lines),
