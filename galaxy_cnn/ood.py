@@ -288,13 +288,13 @@ class OODDetector:
         if missing: raise InputError(f"This is no detector: it lacks {', '.join(missing)}.")
         return cls(**{name: np.asarray(arrays[key]) for name, key in _STORED_KEYS.items()})
 
-# %% ../nbs/21_ood.ipynb #9864ac9e
+# %% ../nbs/21_ood.ipynb #23799ea1
 MIN_BATCH = 20  # pictures, below which their mean says little
 FALSE_ALARMS = 0.005  # of batches of ordinary galaxies
 _COUNTED = 400  # galaxies of a sample that count at most
 _MEAN_CLIP = 4.0  # [sigma] one odd picture should not move a mean
 
-# %% ../nbs/21_ood.ipynb #570ee028
+# %% ../nbs/21_ood.ipynb #bf486043
 def _squared_distance(
     mean,  # [d] of a batch, standardized
     other,  # [d] of the training galaxies
@@ -313,7 +313,7 @@ def _fit_mean(
     shrunk = (1 - shrinkage) * covariance + np.diag(shrinkage * own + 0.01)  # 0.01: a number that never changes
     return known.mean(0), np.linalg.inv(shrunk)
 
-# %% ../nbs/21_ood.ipynb #ba3274e4
+# %% ../nbs/21_ood.ipynb #cb06f419
 def _chance_limit(
     known,  # [n, d] standardized numbers of training galaxies
     draws=100,
@@ -331,7 +331,7 @@ def _chance_limit(
     scale = np.var(found) / np.mean(found)
     return gamma.ppf(1 - FALSE_ALARMS, np.mean(found) / scale, scale=scale)
 
-# %% ../nbs/21_ood.ipynb #86bfbd43
+# %% ../nbs/21_ood.ipynb #497e4691
 class Population:
     "The mean of the training galaxies' numbers, and the sum of those of a batch that is compared with it"
     def __init__(
@@ -379,7 +379,7 @@ class Population:
         "Distance of the batch from the training galaxies: above 1, it is another population; 0 for too few pictures"
         return self.distance(self.total / self.n) if self.n >= MIN_BATCH else 0.0
 
-# %% ../nbs/21_ood.ipynb #df25b72f
+# %% ../nbs/21_ood.ipynb #f57f6286
 REDDENING = (1.698, 2.285, 3.303)  # A / E(B-V) of i, r, g: Schlafly & Finkbeiner 2011, table 6, R_V = 3.1
 
 def _as_levels(values):
@@ -397,7 +397,7 @@ def _noisier(images, sigma, seed=0):
     "Pictures with white noise [level] added"
     return _as_levels(images + np.random.default_rng(seed).normal(0, sigma, images.shape))
 
-# %% ../nbs/21_ood.ipynb #7247a6ea
+# %% ../nbs/21_ood.ipynb #b1ef653c
 def _zoomed(images, log_factor):
     "Central part of pictures, exp(-log_factor) times as wide, or mirrored beyond their edges"
     n = images.shape[1]
@@ -416,7 +416,7 @@ def _smoothed(images, sigma):
     transform = np.fft.rfft2(images, axes=(1, 2)) * transfer[..., None]
     return _as_levels(np.fft.irfft2(transform, images.shape[1:3], axes=(1, 2)))
 
-# %% ../nbs/21_ood.ipynb #e3dc8cc3
+# %% ../nbs/21_ood.ipynb #06357cf2
 _ORDERS = ((2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1))  # of bands, other than i, r, g
 
 def _reordered(images, order): return images[..., list(order)]
@@ -441,12 +441,12 @@ def _color_text(ebv):
 
 def _resolution_text(sigma):
     "Sentence on sharpness"
-    if sigma < 0: return f"they are blurred, as by a Gaussian of {-sigma:.1f} px of 128: lower resolution"
+    if sigma < 0: return f"they are blurred, as by a Gaussian of some {-sigma:.1f} px of 128: lower resolution"
     return f"they are noisier or sharper: smoothed by a Gaussian of {sigma:.1f} px of 128 they are alike"
 
 def _noise_text(sigma): return f"they have less noise, by {sigma:.1f} levels rms: deeper exposures, or smoothed ones"
 
-# %% ../nbs/21_ood.ipynb #e4e250d4
+# %% ../nbs/21_ood.ipynb #bdac6956
 @dataclass(frozen=True)
 class _Change:
     "Change that all pictures of a batch may have gone through"
@@ -463,7 +463,7 @@ _CHANGES = {
     "less noise": _Change(_noisier, (0.2, 10), _noise_text),
 }
 
-# %% ../nbs/21_ood.ipynb #811eef95
+# %% ../nbs/21_ood.ipynb #c5d45bed
 def _corrections(
     images,  # uint8 [n, H, H, 3]
     distance,  # function of corrected images
@@ -489,7 +489,7 @@ def _off_most(
     names = population.detector.names[population.varying]
     return ", ".join(f"{names[k]} by {off[k]:+.1f} sigma" for k in most)
 
-# %% ../nbs/21_ood.ipynb #a2478acf
+# %% ../nbs/21_ood.ipynb #32cf99ef
 @dataclass(frozen=True)
 class Shift:
     "What sets a batch apart from the training galaxies"
@@ -498,7 +498,7 @@ class Shift:
     left: float  # of the corrected pictures
     text: str  # sentence
 
-# %% ../nbs/21_ood.ipynb #039d36d9
+# %% ../nbs/21_ood.ipynb #024ee8d0
 def explain_shift(
     population: Population,  # to which the batch has been added
     images,  # uint8 [n, H, W, 3] some pictures of the batch, 50 or so
@@ -514,7 +514,7 @@ def explain_shift(
         kind, after, text = "gray", before, "they are gray: colors are half of what a network reads"
     else:
         after, kind, text = min(_corrections(square, distance))
-    if after > 0.8 * before and kind != "gray":
+    if after > max(1.0, 0.8 * before) and kind != "gray":
         kind, text = "", f"no single change explains it; off most are {_off_most(population, mean_of(square))}"
     elif after > max(1.5, 0.3 * before) and kind != "gray":
         text += "; that does not explain all of it"
