@@ -1,7 +1,7 @@
 """The documentation site, from the notebooks as they are stored: python docs/build.py [FOLDER, by default _docs]
 
-A page for each chapter, the API with signatures and docments, the README and the results. It works from a folder without a network:
-search and formulas need no server. What it needs: pip install -e '.[docs]'."""
+A page for each chapter, the API with signatures and docments, the README and the results. It works from a folder
+without a network: search and formulas need no server. What it needs: pip install -e '.[docs]'."""
 import ast
 import json
 import re
@@ -14,11 +14,10 @@ from sphinx.cmd.build import build_main
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = "https://github.com/galaxy-cnn/galaxy_cnn/blob/main"
-GENERATED = {"__init__", "_modidx", "all"}
 
 
 def page_of_chapter(notebook):
-    "A chapter as it is read: cells marked `hide` left out, directives of nbdev taken away, the cells of the package folded"
+    "A chapter as it is read: without hidden cells and directives of nbdev, with the cells of the package folded"
     notebook = json.loads(json.dumps(notebook))
     cells = []
     for cell in notebook["cells"]:
@@ -64,7 +63,8 @@ def page_of_module(file, chapter):
     text = file.read_text(encoding="utf-8")
     tree, lines = ast.parse(text), text.splitlines()
     names = exported(tree)
-    parts = [f"# galaxy_cnn.{file.stem}\n", f"{ast.get_docstring(tree)}\n", f"Told in [{chapter}](../nbs/{chapter}.ipynb).\n"]
+    told = f"Told in [{chapter}](../nbs/{chapter}.ipynb).\n"
+    parts = [f"# galaxy_cnn.{file.stem}\n", f"{ast.get_docstring(tree)}\n", told]
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in names: parts.append(entry(node, lines))
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in names:
@@ -77,7 +77,8 @@ def with_links(text, folder=""):
     def link(match):
         label, target = match.groups()
         path = target.partition("#")[0]
-        if "://" in path or not path or path.endswith((".ipynb", ".png", ".jpg")) or path.endswith("README.md"): return match[0]
+        held = path.endswith((".ipynb", ".png", ".jpg", "README.md"))
+        if held or not path or "://" in path: return match[0]
         return f"[{label}]({REPOSITORY}/{folder}{path})"
     return re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", link, text)
 
@@ -124,7 +125,7 @@ def write_source(out):
 
 
 def build(site):
-    "The site in the folder `site`, which appears when it is whole; raises `SystemExit` with Sphinx's words where it fails"
+    "The site in the folder `site`, which appears when it is whole; `SystemExit` where Sphinx fails or warns"
     site = Path(site).absolute()
     with tempfile.TemporaryDirectory() as tmp:
         source, built = Path(tmp) / "source", Path(tmp) / "site"
