@@ -20,9 +20,10 @@ from scipy.ndimage import gaussian_filter
 
 from galaxy_cnn.figures import new_figure
 from galaxy_cnn.images import read_images
+from galaxy_cnn.literature import REDDENING
 from galaxy_cnn.metrics import bootstrap, rmse
 from galaxy_cnn.mock_images import make_mock
-from galaxy_cnn.ood import REDDENING, OODDetector, Population, explain_shift, ood_features
+from galaxy_cnn.ood import OODDetector, Population, explain_shift, ood_features
 from galaxy_cnn.run import read_run
 from galaxy_cnn.survey import read_survey
 from galaxy_cnn.train import train
