@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SDSS_SEEING', 'SDSS_NOISE', 'Planes', 'read_planes', 'deredden', 'match_psf', 'measure_r90', 'render_cutout',
-           'render']
+           'render_survey']
 
-# %% ../nbs/17_render.ipynb #fa3d1d15
+# %% ../nbs/17_render.ipynb #ecb47d33
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from .mock_catalog import MOCK_SURVEY
 from .mock_images import MOCK_CAMERA, serve_cutout, to_jpeg
 from .survey import write_survey
 
-# %% ../nbs/17_render.ipynb #099498df
+# %% ../nbs/17_render.ipynb #2262507d
 @dataclass(frozen=True)
 class Planes:
     "Calibrated images of a piece of sky in i, r and g, the bands that a picture shows as red, green and blue"
@@ -41,7 +41,7 @@ class Planes:
         "Position (x, y) of the middle, in pixels counted from the edge as PIL does"
         return self.flux.shape[2] / 2, self.flux.shape[1] / 2
 
-# %% ../nbs/17_render.ipynb #ca149d08
+# %% ../nbs/17_render.ipynb #7a68325a
 _NOT_FLUX = re.compile(r"ivar|invvar|weight|wht|mask|var|sigma|err|psf|dq|nexp", re.I)
 _ZERO_POINTS = ("MAGZERO", "MAGZPT", "MAGZP", "PHOTZP", "ZEROPNT", "MAG0")  # [mag] keywords of various pipelines
 
@@ -55,7 +55,7 @@ def _zero_point(header, given, file):
         raise InputError(f"{file} does not say what a count is worth: give the zero point (22.5 for nanomaggies).")
     return float(found)
 
-# %% ../nbs/17_render.ipynb #fcb9e0b6
+# %% ../nbs/17_render.ipynb #12aabf03
 def _pixel_scale(header, given, file):
     "Width of a pixel [arcsec]: as it is given, or from the header's astrometry"
     if given is not None: return given
@@ -67,7 +67,7 @@ def _pixel_scale(header, given, file):
         raise InputError(f"{file} has pixels of {width:.3f} x {height:.3f} arcsec: resample it to square ones.")
     return float(np.sqrt(width * height))
 
-# %% ../nbs/17_render.ipynb #b05faa2f
+# %% ../nbs/17_render.ipynb #e679c319
 def _band_of(hdu):
     "Letter of the band of an extension, '' if it does not say"
     names = (hdu.header.get("FILTER"), hdu.header.get("BAND"), hdu.name)
@@ -82,7 +82,7 @@ def _bands_in(header, given, count, file):
         raise InputError(f"{file} has {count} planes and bands {bands or 'unnamed'}: name them, in order, as in 'gri'.")
     return bands.lower()
 
-# %% ../nbs/17_render.ipynb #480d9c5c
+# %% ../nbs/17_render.ipynb #b59dcee1
 def _planes_by_band(hdus, bands, file):
     "Letter -> image [..., H, W], and the header that describes them, from an open FITS file"
     images = [h for h in hdus if h.is_image and h.data is not None and not _NOT_FLUX.search(h.name)]
@@ -100,7 +100,7 @@ def _planes_by_band(hdus, bands, file):
     letters = _bands_in(header, bands, cube.shape[-3], file)
     return {letter: cube[..., k, :, :] for k, letter in enumerate(letters)}, header
 
-# %% ../nbs/17_render.ipynb #bfba76d0
+# %% ../nbs/17_render.ipynb #e39e716f
 _MOST_GAPS = 0.05  # share of pixels that may be missing
 
 def _without_gaps(flux, file):
@@ -114,7 +114,7 @@ def _without_gaps(flux, file):
     if np.isfinite(filled).all(): return filled
     raise InputError(f"{file} has a gap that is too wide to be filled from around it.")
 
-# %% ../nbs/17_render.ipynb #f82be555
+# %% ../nbs/17_render.ipynb #7f7035f8
 def read_planes(
     file,  # FITS: [3, H, W], [H, W, 3] or an extension for each band; with one more axis in front, many galaxies
     bands: str | None = None,  # letters of the planes in their order, such as gri; None: the header says so
@@ -141,7 +141,7 @@ def read_planes(
     galaxies = flux if flux.ndim == 4 else flux[None]
     return [Planes(_without_gaps(planes, file), pixel) for planes in galaxies]
 
-# %% ../nbs/17_render.ipynb #c5cfe41e
+# %% ../nbs/17_render.ipynb #9625c4fb
 def deredden(
     planes: Planes,
     ebv: float,  # E(B-V) [mag] of the map of Schlegel, Finkbeiner & Davis 1998
@@ -150,7 +150,7 @@ def deredden(
     gain = 10 ** (0.4 * ebv * np.array(REDDENING))
     return replace(planes, flux=planes.flux * gain[:, None, None])
 
-# %% ../nbs/17_render.ipynb #ffa26cc0
+# %% ../nbs/17_render.ipynb #f71908c2
 SDSS_SEEING = tuple(MOCK_SURVEY.seeing * ratio for ratio in MOCK_CAMERA.seeing_ratio)  # [arcsec] FWHM in i, r, g
 _FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian over its sigma
 
@@ -163,7 +163,7 @@ def match_psf(
     missing = np.sqrt(np.maximum(np.square(target) - np.square(seeing), 0)) / planes.pixel / _FWHM
     return replace(planes, flux=np.stack([gaussian_filter(f, s) for f, s in zip(planes.flux, missing)]))
 
-# %% ../nbs/17_render.ipynb #223f4481
+# %% ../nbs/17_render.ipynb #be61fc2e
 def _without_neighbors(image, center, noise):
     "Image and radius [px] of its pixels; what outshines its mirror image is replaced by it"
     x, y = (int(c) for c in center)
@@ -175,7 +175,7 @@ def _without_neighbors(image, center, noise):
     lonely = excess > np.maximum(noise, 0.5 * light)  # noise: three times what is left of it after smoothing
     return np.where(lonely, turned, cut), np.hypot(*np.meshgrid(axis, axis))
 
-# %% ../nbs/17_render.ipynb #311600c6
+# %% ../nbs/17_render.ipynb #47083ccf
 def _from_middle(shape):
     "Distance of each pixel from the middle [px]"
     y, x = (np.arange(n) - (n - 1) / 2 for n in shape)
@@ -203,7 +203,7 @@ def measure_r90(
     inside = np.flatnonzero(growth >= 0.9 * flux)
     return float(r[inside[0]] * pixel) if flux > 0 and len(inside) else float("nan")
 
-# %% ../nbs/17_render.ipynb #9239a971
+# %% ../nbs/17_render.ipynb #b2d7337d
 def _mirrored(planes, center, reach):
     "Planes mirrored beyond their edges where a square of half width `reach` [px] needs that, and its edges in them"
     height, width = planes.flux.shape[1:]
@@ -224,7 +224,7 @@ def _sdss_frame(planes, center, field, size):
     frame = SDSS_PIXEL**2 * np.stack([np.asarray(f) for f in resized])
     return frame, [width / 2 + sign * half for sign in (-1, -1, 1, 1)]
 
-# %% ../nbs/17_render.ipynb #f09fe333
+# %% ../nbs/17_render.ipynb #77d71c92
 SDSS_NOISE = tuple(MOCK_CAMERA.sigma_scale * s for s in MOCK_CAMERA.sky_sigma)  # [nanomaggies/px] of the sky in i, r, g
 
 def _to_depth(frame, rng):
@@ -235,7 +235,7 @@ def _to_depth(frame, rng):
     noise = gaussian_filter(rng.standard_normal(frame.shape), (0, MOCK_CAMERA.blur, MOCK_CAMERA.blur))
     return frame + missing[:, None, None] * noise / noise.std()
 
-# %% ../nbs/17_render.ipynb #3a7719e6
+# %% ../nbs/17_render.ipynb #4c465884
 def render_cutout(
     planes: Planes,
     r90: float,  # petroR90_r [arcsec]
@@ -257,7 +257,7 @@ def render_cutout(
     if rng is not None: frame = _to_depth(frame, rng)
     return serve_cutout(frame, box, size)
 
-# %% ../nbs/17_render.ipynb #0d4d7b85
+# %% ../nbs/17_render.ipynb #fcb2a6cc
 def _fits_files(folder):
     "Name without ending -> FITS file of a folder"
     found = [f for f in sorted(folder.iterdir()) if image_ending(f.name).lower().startswith(".fit")]
@@ -287,7 +287,7 @@ def _catalog_of(source, folder):
     if not ids: raise InputError(f"{source} holds no FITS files named by objID: give a catalog.")
     return pd.DataFrame({"objID": np.array(ids, "int64")})
 
-# %% ../nbs/17_render.ipynb #51c002d0
+# %% ../nbs/17_render.ipynb #46974e24
 def _known(row, name):
     "A positive number of a row, or None"
     value = row.get(name)
@@ -307,8 +307,8 @@ def _render_row(row, planes, size, add_noise):
     i, _, g = planes.flux[:, y - reach:y + reach, x - reach:x + reach].sum((1, 2))
     return cutout, r90, g > i
 
-# %% ../nbs/17_render.ipynb #31626b3e
-def render(
+# %% ../nbs/17_render.ipynb #33c23ae7
+def render_survey(
     source: Path,  # folder of FITS files named by objID, or one FITS file of all galaxies in the order of the catalog
     out,  # folder of the Survey to make
     # folder with catalog.csv or .parquet: objID, and where known petroR90_r, psf_fwhm_g, _r, _i [arcsec], ebv [mag]
@@ -337,7 +337,7 @@ def render(
         blue += bool(g_outshines_i)
     return _finish(out, table, done, failures, blue, source, options | {"size": size, "add_noise": add_noise})
 
-# %% ../nbs/17_render.ipynb #c1ab16ad
+# %% ../nbs/17_render.ipynb #4c544902
 def _finish(out, table, done, failures, blue, source, options):
     "Write the Survey, and say what was not known and what failed"
     if not done: raise InputError(f"Nothing of {source} could be rendered: {failures[0][1]}")
