@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.ndimage import sobel
+from scipy.ndimage import correlate1d
 
 from .features import APERTURE as R90_PX, SKY_RADIUS as CORNER
 from .figures import new_figure
@@ -91,8 +91,10 @@ def _sobel_edges(
 ) -> np.ndarray:  # uint8 [n, H, H, 3]
     "Size of the gradient (Sobel's) of the stretched gray image"
     white = stretch_grayscale(images)[..., 0].astype(np.float32)
-    # in three dimensions scipy's filter also averages [1, 2, 1] over the images before and after in the batch
-    slope = np.hypot(sobel(white, 1), sobel(white, 2)) / 6
+    def slope_along(axis):
+        change = correlate1d(white, [-1, 0, 1], axis)
+        return correlate1d(change, [1, 2, 1], 3 - axis)  # smoothed along the other axis of the picture
+    slope = np.hypot(slope_along(1), slope_along(2)) / 6
     return _in_three_channels(np.clip(slope, 0, 255))
 
 # %% ../nbs/34_ablations.ipynb #bc8018c1

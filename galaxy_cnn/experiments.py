@@ -184,7 +184,7 @@ def _start_training_process(study, suite):
     torch.set_num_threads(1)
     _study = study
 
-def _train_in_process(network): return _study.kept(network)
+def _train_in_process(network): return _study.predictions_of(network)
 
 # %% ../nbs/37_experiments.ipynb #9347c63f
 @contextmanager
@@ -192,14 +192,14 @@ def training_processes(
     study: Study,
     networks,  # to be trained
 ):
-    "While the block runs, other processes train networks for `study.kept`; `Incomplete` if one of them dies"
+    "While the block runs, other processes train networks for `study.predictions_of`; `Incomplete` if one of them dies"
     workers = number_of_workers(study, len(networks))
     if workers < 2:
         yield
         return
     spawn = mp.get_context("spawn")
     suite, alive = spawn.Pipe(duplex=False)
-    there = replace(study, quiet=True, coming={})
+    there = replace(study, quiet=True, futures={})
     pool = ProcessPoolExecutor(workers, spawn, _start_training_process, (there, suite))
     title = f"training networks, {workers} at a time"
     bar = tqdm(total=len(networks), desc=title, unit="network", disable=study.quiet, delay=2, leave=False)
@@ -207,7 +207,7 @@ def training_processes(
         for network in networks:
             future = pool.submit(_train_in_process, network)
             future.add_done_callback(lambda _: bar.update())
-            study.coming[network.name] = future
+            study.futures[network.name] = future
         # an empty job: only now does the pool watch the process that was started last
         pool.submit(int)
         yield
@@ -221,7 +221,7 @@ def training_processes(
         pool.shutdown(cancel_futures=True)
         suite.close()
         bar.close()
-        study.coming = {}
+        study.futures = {}
 
 # %% ../nbs/37_experiments.ipynb #21959ba8
 _DIFFERENCES_DRAWN = ("ensemble", "scatter", "leak")  # experiments whose outcome is a difference

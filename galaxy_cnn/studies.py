@@ -6,7 +6,7 @@
 __all__ = ['STUDY_MODELS', 'SIGNAL', 'WEIGHING', 'MEMBERS', 'FIELD', 'LEAKAGE_FOLDS', 'mzr_relation', 'run_baselines',
            'resolution_networks', 'run_resolution', 'mean_colors', 'run_signal', 'error_correlations', 'run_mass',
            'ensemble_networks', 'run_ensemble', 'star_formation', 'run_beyond_mass', 'scatter_rows', 'run_scatter',
-           'gather_into_fields', 'with_cast', 'leakage_networks', 'run_leakage', 'neighbour_correlation']
+           'gather_into_fields', 'with_cast', 'leakage_networks', 'run_leakage', 'neighbor_correlation']
 
 # %% ../nbs/36_studies.ipynb #9b38fe80
 import math
@@ -512,7 +512,7 @@ def _leakage_cross_validation(study, kind, catalog, features, oh, by):
                              "the leak takes more of them, in more places.")
         forest = forest_on_features(study.seed).fit(features[train], oh[train])
         found["forest"][held] = forest.predict(features[held])
-        found["cnn"][held] = study.kept(_LeakageNetwork(kind, by, k))[held, 0]
+        found["cnn"][held] = study.predictions_of(_LeakageNetwork(kind, by, k))[held, 0]
     return found
 
 def _leakage_of(study, kind):
@@ -557,7 +557,7 @@ def run_leakage(
     return found | {"how": how, "counts": counts}
 
 # %% ../nbs/36_studies.ipynb #b44b33d3
-def neighbour_correlation(
+def neighbor_correlation(
     catalog: pd.DataFrame,  # ra, dec
     values,  # [n]
     within=2.0,  # [deg] about a cell of sky; farther ones do not count as neighbors
@@ -567,7 +567,7 @@ def neighbour_correlation(
     far, nearest = cKDTree(places).query(places, 2)
     near = far[:, 1] < 2 * np.sin(np.radians(within) / 2)
     if near.sum() < _MIN_STUDY_GALAXIES:
-        raise InputError(f"Only {near.sum()} galaxies have a neighbour within {within} deg: "
+        raise InputError(f"Only {near.sum()} galaxies have a neighbor within {within} deg: "
                          f"a correlation takes at least {_MIN_STUDY_GALAXIES}.")
     values = np.asarray(values, "float64")
     return bootstrap(spearman, values[near], values[nearest[near, 1]], groups=sky_cell(places)[near])

@@ -58,7 +58,7 @@ from galaxy_cnn.lab import (
 from galaxy_cnn.literature import PUBLISHED, mass_metallicity
 from galaxy_cnn.metrics import bootstrap
 from galaxy_cnn.models import predict_tta
-from galaxy_cnn.studies import gather_into_fields, mean_colors, neighbour_correlation, scatter_rows, star_formation
+from galaxy_cnn.studies import gather_into_fields, mean_colors, neighbor_correlation, scatter_rows, star_formation
 from galaxy_cnn.survey import Survey, read_survey, write_survey
 
 STEPS = 4
@@ -253,13 +253,13 @@ def test_processes_end_with_the_suite(mock_survey):
     study = make_study(mock_survey, quiet=True, workers=2)
     two = [Stuck(False), Stuck(False, "also")]
     with pytest.raises(KeyboardInterrupt), training_processes(study, two): raise KeyboardInterrupt
-    assert not mp.active_children() and not study.coming
+    assert not mp.active_children() and not study.futures
 
 
 def test_a_process_that_dies_is_loud(mock_survey):
     study = make_study(mock_survey, quiet=True, workers=2)
     two = [Stuck(True), Stuck(False, "also")]
-    with pytest.raises(Incomplete, match="has died"), training_processes(study, two): study.kept(Stuck(True))
+    with pytest.raises(Incomplete, match="has died"), training_processes(study, two): study.predictions_of(Stuck(True))
     assert not mp.active_children()
 
 
@@ -375,7 +375,7 @@ def test_the_fields_share_what_they_should(mock_survey):
     for k in range(12):
         inside = fields.group == k
         assert len(np.unique(fields.offset[inside])) == 1 and len(np.unique(fields.cast[inside], axis=0)) == 1
-    assert neighbour_correlation(fields.catalog, fields.offset)["value"] > 0.9
+    assert neighbor_correlation(fields.catalog, fields.offset)["value"] > 0.9
     nothing = gather_into_fields(mock_survey.catalog, 0, 20, 0.0, 0.0)
     assert not nothing.offset.any() and not nothing.cast.any() and nothing.catalog.equals(fields.catalog)
 
@@ -390,10 +390,10 @@ def test_the_forest_finds_more_of_a_leak_than_of_the_control(suite):
     assert counts["pairs_across_a_random_split"] > 0 == counts["pairs_across_a_split_by_sky"]
 
 
-def test_neighbours_that_are_too_far_are_none(mock_survey):
+def test_neighbors_that_are_too_far_are_none(mock_survey):
     values = np.zeros(len(mock_survey))
-    with pytest.raises(InputError, match="have a neighbour within"):
-        neighbour_correlation(mock_survey.catalog, values, 1e-6)
+    with pytest.raises(InputError, match="have a neighbor within"):
+        neighbor_correlation(mock_survey.catalog, values, 1e-6)
 
 
 def test_training_noise_by_hand():
@@ -459,4 +459,4 @@ def test_real_galaxies(real, tmp_path):
     found = run_one(study, "scatter", lambda *_: None)
     assert "lgm_tot_p50 (stellar mass)" in found["reason"] and "label_noise" not in found
     spirals = read_survey(real / "sdss_spirals")
-    assert neighbour_correlation(spirals.catalog, spirals.catalog["dec"])["lo"] > 0.99
+    assert neighbor_correlation(spirals.catalog, spirals.catalog["dec"])["lo"] > 0.99
