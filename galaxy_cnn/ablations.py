@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESOLUTIONS', 'SKY_AT', 'MASK_RADII', 'ABLATIONS', 'degrade_resolution', 'one_band', 'grayscale', 'radius_map',
-           'sky_level', 'stretch_grayscale', 'shuffle_pixels', 'mask_radius', 'apply_ablation', 'ablation_figure']
+           'sky_level', 'stretch_grayscale', 'shuffle_pixels', 'mask_radius', 'level_sky', 'apply_ablation',
+           'ablation_figure']
 
 # %% ../nbs/34_ablations.ipynb #d12ecbc4
 from collections.abc import Callable
@@ -121,6 +122,14 @@ def mask_radius(
     out[:, gone] = sky_level(images)[:, None]
     return out
 
+# %% ../nbs/34_ablations.ipynb #34c10a01
+def level_sky(
+    images,  # uint8 [n, H, H, 3]
+) -> np.ndarray:  # uint8 [n, H, H, 3]
+    "Each band moved up or down until its sky is at level 32; what is beyond black or white is cut"
+    moved = images.astype(np.int16) - sky_level(images)[:, None, None] + SKY_AT
+    return np.clip(moved, 0, 255).astype(np.uint8)
+
 # %% ../nbs/34_ablations.ipynb #bea6de46
 @dataclass(frozen=True)
 class _Ablation:
@@ -140,7 +149,8 @@ ABLATIONS |= {
     "grey": _Ablation(grayscale, "CNN, grey: mean of the bands"),
     "shuffled": _Ablation(shuffle_pixels, "CNN, colour without shape: pixels shuffled"),
     "stretched": _Ablation(stretch_grayscale, "CNN, shape without colour: grey, each to the same brightness"),
-    "edges": _Ablation(_sobel_edges, "CNN, shape without colour: edges of that")}
+    "edges": _Ablation(_sobel_edges, "CNN, shape without colour: edges of that"),
+    "level_sky": _Ablation(level_sky, "CNN, every sky at one level")}
 ABLATIONS |= {f"{keep}_{r}": _mask(r, keep) for r in MASK_RADII for keep in ("inside", "outside")}
 
 # %% ../nbs/34_ablations.ipynb #2f7d137c

@@ -87,7 +87,7 @@ EXPERIMENTS = {
     "beyond_mass": _Experiment(
         run_beyond_mass, "is the network only reading mass and star formation?", _whole_pictures, _MASS | _SFR),
     "scatter": _Experiment(
-        run_scatter, "width of the mass-metallicity relation, corrected", _whole_pictures, _MASS | _ERRORS),
+        run_scatter, "width of the mass-metallicity relation, without the labels' noise", _whole_pictures, _MASS | _ERRORS),
     "leak": _Experiment(
         run_leakage, "a split at random against a split by cells of sky", leakage_networks, _PLACE),
 }
@@ -433,12 +433,23 @@ def _demands_of_labels(results):
             found.append(_demand(f"{name}, {key}: not better than the label noise", v, v["hi"] >= floor["lo"]))
     return found
 
+def _demands_on_the_control(results):
+    "Where no leak was put in, a split at random is as good as one by cells of sky"
+    found, differences = [], results.get("leak", {}).get("differences", {})
+    for model, name in {"cnn": "CNN", "forest": "forest"}.items():
+        d = differences.get(f"control_{model}: random - sky")
+        if not d: continue
+        holds = d["rmse"]["lo"] <= 0 <= d["rmse"]["hi"]
+        found.append(_demand(f"the control shows no leak, {name}", d["rmse"], holds))
+    return found
+
 # %% ../nbs/37_experiments.ipynb #9605d0d9
 def orderings(
     results: dict,  # name to result
 ) -> list[dict]:  # statement, holds, interval
     "Demands of physics on the results that are there"
-    return [*_demands_on_pixels(results), *_demands_on_models(results), *_demands_of_labels(results)]
+    demands = (_demands_on_pixels, _demands_on_models, _demands_of_labels, _demands_on_the_control)
+    return [demand for demands_on in demands for demand in demands_on(results)]
 
 # %% ../nbs/37_experiments.ipynb #5917e720
 def check_orderings(
