@@ -33,6 +33,7 @@ from .lab import NetworkSpec, Study, make_study, networks_of_all_parts
 from .learner import choose_device
 from .literature import PUBLISHED, published_row
 from .metrics import BOOTSTRAP_LEVEL, label_noise, with_interval
+from .mock_catalog import PICTURE_FLOOR
 from .mzr import MASS_COLUMN
 from galaxy_cnn.studies import (
     SIGNAL, STUDY_MODELS, WEIGHING, ensemble_networks, leakage_networks, resolution_networks, run_baselines,
@@ -124,6 +125,7 @@ def _circumstances(study, name):
         "held_out": "held-out split" if folds == 1 else f"{folds} folds, pooled",
         "settings": study.settings,
         **label_noise(study.survey.select(study.scored), "metallicity"),
+        **({"picture_floor": PICTURE_FLOOR} if study.survey.is_mock else {}),
     }
 
 # %% ../nbs/37_experiments.ipynb #84ebc8e7
@@ -232,6 +234,7 @@ class _Panel:
     label: str  # of the axis
     entries: list  # of (name, {value, lo, hi, n}, published value or None)
     floor: dict | None = None  # label noise
+    picture_floor: dict | None = None  # on the mock sky, best regression of what pictures are drawn from
 
 def _error_panels(result):
     "Errors of a result, target by target"
@@ -240,8 +243,8 @@ def _error_panels(result):
     for target, label in labels.items():
         rows = [r for r in result["rows"].values() if r["target"] == target]
         entries = [(r["what"], r["rmse"], (r["published"] or {}).get("rmse")) for r in rows]
-        floor = result.get("label_noise") if target == "metallicity" else None
-        if entries: panels.append(_Panel(label, entries, floor))
+        floors = [result.get(k) if target == "metallicity" else None for k in ("label_noise", "picture_floor")]
+        if entries: panels.append(_Panel(label, entries, *floors))
     return panels
 
 def _panels_of(result):
@@ -257,6 +260,8 @@ def _panels_of(result):
     return [*panels, _Panel("difference [dex]", differences)]
 
 # %% ../nbs/37_experiments.ipynb #d5659d20
+_PICTURE_FLOOR_STYLE = dict(color="tab:green", lw=1.2, ls=(0, (5, 2)), label="best regression of what pictures are drawn from")
+
 def _sky_title(result): return "mock sky" if result["sky"] == "mock" else result["survey"]
 
 def _shared_legend(fig, **options):
@@ -275,6 +280,7 @@ def rows_figure(
     for ax, panel in zip(axes, panels):
         kind = panel.label.split()[0]
         plot_rows(ax, panel.entries, panel.floor, 4 if kind == "difference" else 3)
+        if panel.picture_floor: ax.axvline(panel.picture_floor["value"], **_PICTURE_FLOOR_STYLE)
         ax.set_xlabel(panel.label)
         if kind in ("correlation", "difference"): ax.axvline(0, color="0.4", lw=1, ls="--")
     _, first, _ = panels[0].entries[0]
@@ -304,6 +310,8 @@ def _plot_resolution(ax, result, metric, paper):
         ax.axhline(r[metric]["value"], color="0.4", ls=style, lw=1, label=r["what"])
     floor = result.get("label_noise")
     if floor and metric == "rmse": ax.axhspan(floor["lo"], floor["hi"], color="0.85", lw=0, label="label noise")
+    if metric == "rmse" and "picture_floor" in result:
+        ax.axhline(result["picture_floor"]["value"], **_PICTURE_FLOOR_STYLE)
     ax.set_xscale("log", base=2)
     ax.set(xticks=RESOLUTIONS, xticklabels=RESOLUTIONS, xlabel="width of the picture [px]", ylim=(0, None))
 
