@@ -34,3 +34,4 @@ from .attribution import *
 from .explain import *
 from .predict import *
 from .report import *
+from .export import *
