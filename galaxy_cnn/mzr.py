@@ -229,30 +229,28 @@ def enclosing_levels(
     return np.unique(ranked[rank])
 
 # %% ../nbs/33_mzr.ipynb #1b16363b
-# color, line and filling of the symbols
-_STYLES = {"observed": (OBSERVED, "solid", "white"), "predicted": (PREDICTED, "dashed", PREDICTED)}
+_MARKER = {OBSERVED: "s", PREDICTED: "o"}  # told apart without color: open squares and filled circles
+_LINE = {OBSERVED: "-", PREDICTED: "--"}
 
-def _plot_contours(ax, log_mass, oh, which, grid=60):
+def _plot_contours(ax, log_mass, oh, color, grid=60):
     "Contours of the galaxies' density on a grid of `grid` cells across, or the galaxies themselves if they are few"
-    color, line, filling = _STYLES[which]
     if len(oh) < POINTS_BELOW:
-        return ax.scatter(log_mass, oh, s=8, facecolor=filling, edgecolor=color, alpha=0.35, lw=0.6)
+        style = {"s": 9, "facecolor": "none", "lw": 0.5} if color == OBSERVED else {"s": 6, "facecolor": color, "lw": 0}
+        return ax.scatter(log_mass, oh, edgecolor=color, alpha=0.35, **style)
     ends = [np.quantile(v, [0.001, 0.999]) for v in (log_mass, oh)]
     ends[1] = ends[1] + [-0.1, 0.1]
     density, x, y = np.histogram2d(log_mass, oh, grid, ends)
     density = gaussian_filter(density, 1.5)
     levels = enclosing_levels(density)
-    style = dict(colors=[color], linewidths=0.8, linestyles=line)
-    ax.contour((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2, density.T, levels=levels, **style)
+    ax.contour((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2, density.T, levels=levels, colors=[color],
+               linewidths=0.8, linestyles=_LINE[color])
 
-def _plot_percentiles(ax, log_mass, oh, which, shift=0.0):
+def _plot_percentiles(ax, log_mass, oh, color, label, shift=0.0):
     "Median per mass bin with a bar from the 16th to the 84th percentile, moved by `shift` [dex] along the axis"
     found = binned_percentiles(log_mass, oh)
     bars = [found["p50"] - found["p16"], found["p84"] - found["p50"]]
-    color, line, filling = _STYLES[which]
-    style = dict(fmt="o", ms=5, lw=1.4, capsize=2, mfc=filling, label=f"{which}: median, 16 to 84 %")
-    _, _, (bar,) = ax.errorbar(found["log_mass"] + shift, found["p50"], bars, color=color, **style)
-    bar.set_linestyle(line)
+    style = dict(fmt=_MARKER[color], mfc="white" if color == OBSERVED else color, ms=4, lw=1.4, capsize=2)
+    ax.errorbar(found["log_mass"] + shift, found["p50"], bars, color=color, label=label, **style)
 
 # %% ../nbs/33_mzr.ipynb #a8922243
 def mzr_figure(
@@ -262,17 +260,17 @@ def mzr_figure(
     sky="",  # 'mock sky' or the survey's name
     note="",  # which galaxies
 ) -> Figure:
-    "Observed (open, solid) and predicted (filled, dashed) mass-metallicity relation"
+    "Observed (black) and predicted (red) mass-metallicity relation"
     fig = new_figure(5.4, 4.6)
     ax = fig.subplots()
     # the bars are moved a little, so that the two sets do not hide each other
-    for oh, which, shift in ((true, "observed", -0.015), (pred, "predicted", 0.015)):
-        _plot_contours(ax, log_mass, oh, which)
-        _plot_percentiles(ax, log_mass, oh, which, shift)
+    for oh, color, name, shift in ((true, OBSERVED, "observed", -0.015), (pred, PREDICTED, "predicted", 0.015)):
+        _plot_contours(ax, log_mass, oh, color)
+        _plot_percentiles(ax, log_mass, oh, color, f"{name}: median, 16 to 84 %", shift)
     ax.autoscale_view()
     ends = ax.get_xlim()
     m = np.linspace(*TREMONTI04_RANGE, 200)
-    ax.plot(m, tremonti04(m), "-.", color="tab:blue", lw=1.2, label="Tremonti et al. 2004")
+    ax.plot(m, tremonti04(m), "--", color="tab:blue", lw=1.2, label="Tremonti et al. 2004")
     ax.set(xlim=ends, xlabel=axis_label("log_mass"), ylabel=axis_label("metallicity"))
     ax.legend(fontsize=8, frameon=False, loc="lower right")
     panel_titles(ax, sky, note)
@@ -290,22 +288,20 @@ def scatter_figure(
     fig = new_figure(8, 3.2)
     axes = fig.subplots(1, 2, sharey=True)
     for ax, (name, title) in zip(axes, _RELATIONS.items()):
-        _plot_scatter(ax, observed[name]["bins"], "observed")
-        _plot_scatter(ax, predicted[name]["bins"], "predicted")
+        _plot_scatter(ax, observed[name]["bins"], OBSERVED, "observed")
+        _plot_scatter(ax, predicted[name]["bins"], PREDICTED, "predicted")
         ax.set_xlabel(axis_label("log_mass"))
-        panel_titles(ax, note=title)
+        panel_titles(ax, sky, title)
     axes[0].set(ylabel="RMS deviation [dex]", ylim=(0, None))
     axes[0].legend(fontsize=8, frameon=False, loc="lower left")
-    panel_titles(axes[1], sky, axes[1].get_title(loc="left"))
     return fig
 
-def _plot_scatter(ax, bins, which):
+def _plot_scatter(ax, bins, color, label):
     "Scatter with its interval against mass"
     table = pd.DataFrame(bins, columns=["log_mass", "value", "lo", "hi"])
     bars = [table["value"] - table["lo"], table["hi"] - table["value"]]
-    color, line, filling = _STYLES[which]
-    style = dict(fmt="o", ls=line, ms=4, lw=1, mfc=filling, color=color, label=which)
-    ax.errorbar(table["log_mass"], table["value"], bars, **style)
+    style = dict(fmt=_MARKER[color] + _LINE[color], mfc="white" if color == OBSERVED else color)
+    ax.errorbar(table["log_mass"], table["value"], bars, ms=4, lw=1, color=color, label=label, **style)
 
 # %% ../nbs/33_mzr.ipynb #a6236b17
 def fixed_mass_figure(
