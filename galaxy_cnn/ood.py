@@ -289,13 +289,13 @@ class OODDetector:
         if missing: raise InputError(f"This is no detector: it lacks {', '.join(missing)}.")
         return cls(**{name: np.asarray(arrays[key]) for name, key in _STORED_KEYS.items()})
 
-# %% ../nbs/21_ood.ipynb #5f5d6087
+# %% ../nbs/21_ood.ipynb #fc2d99ea
 MIN_BATCH = 20  # pictures, below which their mean says little
-_FALSE_ALARMS = 0.005  # of batches of ordinary galaxies
+_FALSE_ALARMS = 0.001  # of batches of ordinary galaxies
 _COUNTED = 400  # galaxies of a sample that count at most
 _MEAN_CLIP = 4.0  # [sigma] one odd picture should not move a mean
 
-# %% ../nbs/21_ood.ipynb #12f27782
+# %% ../nbs/21_ood.ipynb #05a0f1fb
 def _squared_distance(
     mean,  # [d] of a batch, standardized
     other,  # [d] of the training galaxies
@@ -314,7 +314,7 @@ def _fit_mean(
     shrunk = (1 - shrinkage) * covariance + np.diag(shrinkage * own + 0.01)  # 0.01: a number that never changes
     return known.mean(0), np.linalg.inv(shrunk)
 
-# %% ../nbs/21_ood.ipynb #028285f6
+# %% ../nbs/21_ood.ipynb #b8a62b4d
 def _chance_limit(
     known,  # [n, d] standardized numbers of training galaxies
     draws=100,
@@ -332,7 +332,7 @@ def _chance_limit(
     scale = np.var(found) / np.mean(found)
     return gamma.ppf(1 - _FALSE_ALARMS, np.mean(found) / scale, scale=scale)
 
-# %% ../nbs/21_ood.ipynb #2f83f2b8
+# %% ../nbs/21_ood.ipynb #f75613f9
 class Population:
     "The mean of the training galaxies' numbers, and the sum of those of a batch that is compared with it"
     def __init__(
@@ -380,7 +380,7 @@ class Population:
         "Distance of the batch from the training galaxies: above 1, it is another population; 0 for too few pictures"
         return self.distance(self.total / self.n) if self.n >= MIN_BATCH else 0.0
 
-# %% ../nbs/21_ood.ipynb #be4a3684
+# %% ../nbs/21_ood.ipynb #a19e39c9
 def _as_levels(values):
     "Numbers as pixels"
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
@@ -396,7 +396,7 @@ def _noisier(images, sigma, seed=0):
     "Pictures with white noise [level] added"
     return _as_levels(images + np.random.default_rng(seed).normal(0, sigma, images.shape))
 
-# %% ../nbs/21_ood.ipynb #c7b3fc6d
+# %% ../nbs/21_ood.ipynb #059d87b4
 def _zoomed(images, log_factor):
     "Central part of pictures, exp(-log_factor) times as wide, or mirrored beyond their edges"
     n = images.shape[1]
@@ -415,7 +415,7 @@ def _smoothed(images, sigma):
     transform = np.fft.rfft2(images, axes=(1, 2)) * transfer[..., None]
     return _as_levels(np.fft.irfft2(transform, images.shape[1:3], axes=(1, 2)))
 
-# %% ../nbs/21_ood.ipynb #a7144a6f
+# %% ../nbs/21_ood.ipynb #0d1f03ed
 _ORDERS = ((2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1))  # of bands, other than i, r, g
 
 def _reordered(images, order): return images[..., list(order)]
@@ -445,7 +445,7 @@ def _resolution_text(sigma):
 
 def _noise_text(sigma): return f"they have less noise, by {sigma:.1f} levels rms: deeper exposures, or smoothed ones"
 
-# %% ../nbs/21_ood.ipynb #00583eec
+# %% ../nbs/21_ood.ipynb #5903b472
 @dataclass(frozen=True)
 class _Change:
     "Change that all pictures of a batch may have gone through"
@@ -462,7 +462,7 @@ _CHANGES = {
     "less noise": _Change(_noisier, (0.2, 10), _noise_text),
 }
 
-# %% ../nbs/21_ood.ipynb #58018280
+# %% ../nbs/21_ood.ipynb #a9dda273
 def _corrections(
     images,  # uint8 [n, H, H, 3]
     distance,  # function of corrected images
@@ -488,7 +488,7 @@ def _off_most(
     names = population.detector.names[population.varying]
     return ", ".join(f"{names[k]} by {off[k]:+.1f} sigma" for k in most)
 
-# %% ../nbs/21_ood.ipynb #4d06651d
+# %% ../nbs/21_ood.ipynb #4b595d3c
 @dataclass(frozen=True)
 class Shift:
     "What sets a batch apart from the training galaxies"
@@ -497,7 +497,7 @@ class Shift:
     left: float  # of the corrected pictures
     text: str  # sentence
 
-# %% ../nbs/21_ood.ipynb #a64e1dd9
+# %% ../nbs/21_ood.ipynb #3089332a
 def explain_shift(
     population: Population,  # to which the batch has been added
     images,  # uint8 [n, H, W, 3] some pictures of the batch, 50 or so
