@@ -238,7 +238,7 @@ def predict(
     if shift and not accept_shift: raise Incomplete(" ".join([f"{out} holds {n} galaxies.", *notes, _ACCEPT]))
     return {"n": n, "errors": 0, "notes": notes}
 
-# %% ../nbs/40_predict.ipynb #e3c16848
+# %% ../nbs/40_predict.ipynb #6f6eeb7e
 _ACCEPT = "If that is known and meant, --accept-shift ends without a failure."
 _SHOWN = 60  # pictures that are looked at again, to find out what has changed
 
