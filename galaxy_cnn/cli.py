@@ -8,7 +8,6 @@ __all__ = ['app', 'exit_code', 'main', 'command', 'mock', 'serve', 'download', '
 
 # %% ../nbs/49_cli.ipynb #3308fb2e
 import ast
-import os
 import re
 import sys
 import warnings
@@ -45,8 +44,6 @@ def exit_code(
 # %% ../nbs/49_cli.ipynb #5a8f1732
 def main():
     "Entry point of `galaxy-cnn`"
-    # threads that wait for work sleep instead of spinning, and leave the cores to the threads that decode images
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # what libraries tell developers; `python -W default` shows it
     if not sys.warnoptions: warnings.simplefilter("ignore")
     try: app()
@@ -238,7 +235,7 @@ def pack(work, path):
 
 # %% ../nbs/49_cli.ipynb #6807af0f
 @command("train.train", "survey out arch epochs lr bs size targets self_attention opt precision split_by folds seed "
-         "device init resume drop_bad",
+         "device init resume drop_bad graph",
          epochs={"min": 1}, bs={"min": 1}, size={"min": 32}, folds={"min": 2}, targets={"name": "target"})
 def train(work, survey, out, **options):
     "Train a network on a Survey: one-cycle schedule, mixed precision, a checkpoint every epoch."
