@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'exit_code', 'main', 'command', 'mock', 'serve', 'download', 'verify', 'pack', 'train', 'pretrain', 'evaluate',
-           'mzr', 'experiments', 'explain', 'report', 'predict', 'demo']
+           'mzr', 'experiments', 'explain', 'report', 'predict', 'export', 'demo']
 
 # %% ../nbs/49_cli.ipynb #3308fb2e
 import ast
@@ -294,6 +294,19 @@ def predict(work, run, source, out, **options):
     "Predict for any images, labelled or not."
     summary = work(run, source, out, **options)
     typer.echo(" ".join([f"{out}: {summary['n']} galaxies.", *summary["notes"]]))
+
+# %% ../nbs/49_cli.ipynb #7d08397d
+@command("export.export", "run onnx folder")
+def export(work, run, onnx, folder):
+    "Write a Run for people without this package: one ONNX file, a folder as the Hugging Face Hub knows it, or both."
+    done = work(run, onnx, folder)
+    if onnx: typer.echo(f"{onnx}: {_parity(done['onnx'])}")
+    if folder: typer.echo(f"{folder}: a Run with a model card. model.onnx: {_parity(done['folder']['onnx'])}")
+
+def _parity(report):
+    "How well an ONNX file repeats its Run, in a sentence"
+    if not report: return "none, for a Gaussian process does not fit into one."
+    return f"on {report['n']} pictures its answers differ from the Run's by at most {report['max_difference']:.1g} dex."
 
 # %% ../nbs/49_cli.ipynb #1d00f7c0
 @app.command()
