@@ -382,8 +382,7 @@ def train(
     plan = make_plan(galaxies, whole, start, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, targets=targets,
                      precision=precision, seed=seed, device=device, split_by=split_by, folds=folds, opt=opt,
                      self_attention=self_attention, gp=bool(gp), recipe=recipe, weight=weight, together=together)
-    if pixels is None: say(_NO_MEMORY_MESSAGE.format(len(galaxies), whole.size))
-    for note in _plan_notes(plan, split_by, few): say(note)
+    for note in _plan_notes(plan, split_by, few, pixels is None and galaxies): say(note)
     if _prepare_run_folder(out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
     else: _run_plan(galaxies, pixels, out, plan, start, quiet, say, [CapturedStep(say=say)] if graph else [])
     run = read_run(out)
@@ -397,8 +396,9 @@ _NO_MEMORY_MESSAGE = "{} cutouts of {} px do not fit into the memory that is fre
 
 def _silent(message): pass
 
-def _plan_notes(plan, asked, few):
-    "Sentences on few labels, and on how galaxies are kept apart where that is not as one would expect"
+def _plan_notes(plan, asked, few, unread=None):
+    "Sentences on memory, on few labels, and on how galaxies are kept apart where that is not as one would expect"
+    if unread: yield _NO_MEMORY_MESSAGE.format(len(unread), unread.size)
     if few: yield _FEW_LABELS_MESSAGE.format(plan.folds)
     if asked == "auto" and plan.split_by == "random":
         yield ("The split is random, by objID: the catalog has no coordinates (columns ra and dec, or RA, DEC, _RAJ2000 "
