@@ -200,7 +200,7 @@ def step_part(survey, args):
     pixels, found = load_cutouts(survey)[0], {}
     has_bf16 = choose_precision("auto", "cpu") == "bf16"
     shown = {name: how for name, how in STEPS.items() if has_bf16 or name.startswith("float32")}
-    for arch in BATCHES:
+    for arch in args.archs:
         works = {f"{arch}, {name}": partial(step_rate, arch, survey, pixels, precision, **options)
                  for name, (precision, options) in shown.items()}
         found |= interleaved(works, args.repeats)
@@ -209,9 +209,10 @@ def step_part(survey, args):
 
 # A whole training
 
-def fit_once(survey, arch, fast):
+def fit_once(survey, arch, fast, args):
     "Seconds from files to a trained network, and its RMSE on the mock galaxies held out"
     (n, epochs), rows = EPOCHS[arch], np.arange(len(survey))
+    epochs = args.epochs or epochs
     split = np.select([rows < n, rows < n + 512], ["train", "valid"], "")
     rmse, start = Rmse(), clock()
     dls = fast_dls(survey, split, load_cutouts(survey)[0], arch) if fast else stock_dls(survey, split, arch)
@@ -225,8 +226,8 @@ def fit_once(survey, arch, fast):
 def fit_part(survey, args):
     "Whole trainings on all cores"
     paths = {"stock": False, "fast path": True}
-    works = {f"{arch}, {name}": partial(fit_once, survey, arch, fast)
-             for arch in EPOCHS for name, fast in paths.items()}
+    works = {f"{arch}, {name}": partial(fit_once, survey, arch, fast, args)
+             for arch in args.archs for name, fast in paths.items()}
     return interleaved(works, args.repeats)
 
 
@@ -249,12 +250,14 @@ def predict_part(survey, args):
     listed.write_text("".join(f"{Path(f).resolve()}\n" for f in rest.image_files))
     def ours(run, **options): return partial(rate, lambda: predict(run, listed, table, **options), len(rest))
     for arch, epochs in (("xresnet_tiny", 2), ("xresnet18", 1)):
+        if arch not in args.archs: continue
         training = survey.select(half == "train")
         run = small_run(training, args.work / f"run-{arch}", arch=arch, epochs=epochs, init=None)
         for w in [w for w in (0, 2, 4) if w <= CORES and not (w and args.core_seconds)]:
             works[f"{arch}, learn.get_preds, {w} workers"] = stock_predictions(run, survey, half, w)
         works[f"{arch}, predict, one view"] = ours(run, tta=False)
         works[f"{arch}, predict, eight views"] = ours(run)
+    if len(args.archs) < len(EPOCHS): return interleaved(works, args.repeats)
     few = small_run(survey.select(np.arange(len(survey)) < 400), args.work / "run-few")
     works["few labels (5 networks, eight views, Gaussian process, flag), predict"] = ours(few)
     return interleaved(works, args.repeats)
@@ -410,6 +413,8 @@ if __name__ == "__main__":
     parser = option_parser(__doc__, out="benchmarks.json", work="runs/speed")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--archs", nargs="+", choices=EPOCHS, default=list(EPOCHS))
+    parser.add_argument("--epochs", type=int, help="of a whole training; default: 8 for xresnet_tiny, 2 for xresnet18")
     parser.add_argument("--core-seconds", action="store_true", help="one thread, and the seconds that it works")
     parser.add_argument("--float32", action="store_true", help="as a processor with AVX2 and no more")
     main(parser.parse_args())

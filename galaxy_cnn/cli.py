@@ -322,13 +322,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the Run to make.")] = Path("runs/demo"),
     survey: Annotated[Path, typer.Option(help="Folder of the simulated Survey to make.")] = Path("data/demo"),
     n: Annotated[int, typer.Option(min=200, help="Simulated galaxies.")] = 5000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training galaxies.")] = 12,
     seed: Annotated[int, typer.Option(help="Seed of every random choice; the same seed gives the same result.")] = 0,
 ):
     """From a simulated sky to the mass-metallicity relation, offline: mock, serve and download, train, evaluate, mzr,
     report."""
     mock(survey, n, seed)
     _download_part(survey, survey.with_name(survey.name + "-download"), 200)
-    train(survey, out, seed=seed, resume=(out / "model.json").exists() or (out / "checkpoint").exists())
+    train(survey, out, seed=seed, epochs=epochs, resume=(out / "model.json").exists() or (out / "checkpoint").exists())
     evaluate(out)
     mzr(out)
     report(out)
