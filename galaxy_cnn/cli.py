@@ -8,6 +8,7 @@ __all__ = ['app', 'exit_code', 'main', 'command', 'mock', 'serve', 'download', '
 
 # %% ../nbs/49_cli.ipynb #3308fb2e
 import ast
+import os
 import re
 import sys
 import warnings
