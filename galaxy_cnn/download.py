@@ -414,7 +414,7 @@ def fetch_all(
         if (out / "survey.json").exists(): _write_sums(out, record.path)
         raise
     if not sum(p.rows for p in get_parts(record)):
-        raise InputError("No galaxy passes the cuts: the server's table has no rows. Try --cuts none.")
+        raise InputError("No galaxy passes the cuts: the server's table has no rows. Try `galaxy-cnn download --cuts none`.")
     reason = fetch_cutouts(out, record, client, requested_objects(out, record), progress)
     set_settings(record, server=client.server or get_settings(record).get("server", ""))
     seconds = round(time.monotonic() - began, 1)
