@@ -351,6 +351,7 @@ def cell(v):
 
 
 DRAWN = {"loader": "loading", "fit": "whole training", "predict": "prediction"}
+STYLES = {True: {"marker": "o", "color": PREDICTED}, False: {"marker": "s", "mfc": "white", "color": "0.3"}}
 OURS = ("in memory", "fast path", "predict,", "), predict")  # in the names of this package's rows
 
 
@@ -369,16 +370,13 @@ def plot_part(ax, part, rows, cores):
     "Rates of the rows of a part"
     key, label = "images_per_second", f"images/s, {cores} cores"
     if part == "loader": key, label = "per_core", "images/s a core, second epoch"
-    names = list(rows)[::-1]
-    values = [rows[name][key]["median"] for name in names]
-    ours = [any(word in name for word in OURS) and "get_preds" not in name for name in names]
-    for i, (v, own) in enumerate(zip(values, ours)):
-        style = {"marker": "o", "color": PREDICTED} if own else {"marker": "s", "mfc": "white", "color": "0.3"}
-        ax.plot(v, i, ls="none", ms=5, **style)
+    rates = {name: rows[name][key]["median"] for name in list(rows)[::-1]}
+    for i, (name, v) in enumerate(rates.items()):
+        own = any(word in name for word in OURS) and "get_preds" not in name
+        ax.plot(v, i, ms=5, **STYLES[own])
         ax.annotate(f"{v:,.0f}", (v, i), (7, 0), textcoords="offset points", va="center", fontsize=8)
-    ax.set_yticks(range(len(names)), names)
-    ax.xaxis.grid(alpha=0.3)
-    ax.set(xscale="log", xlim=(min(values) / 2, max(values) * 3), xlabel=label)
+    ax.set(xscale="log", xlim=(min(rates.values()) / 2, max(rates.values()) * 3), xlabel=label)
+    ax.set(yticks=range(len(rates)), yticklabels=list(rates), ylim=(-0.6, len(rates) - 0.4))
     ax.tick_params(labelsize=8)
     panel_titles(ax, "mock sky", DRAWN[part])
 
