@@ -123,8 +123,10 @@ def error_bars(results):
     worst, spirals = min(caught, key=caught.get), flag["detectors"]["real"]["spirals_flagged"]
     *counted, _ = mock["bins"].values()  # the last are bins of the observed value
     passes = [row[key] for table in counted for row in table for key in row if key.startswith("pass_")]
-    rich, poor = mock["bins"]["predicted Z"][-1], list(paper["first_halving"].values())[1][0]
+    rich, poor = mock["bins"]["predicted Z"][-1], paper["by_value"]["observed_z"]["tenths"][0]
+    few = {n: paper["few_galaxies_calibrate"][n] for n in ("60", "300")}
     return [*lines, "", f"They hold on average at a given *prediction*. At a given metallicity they cannot: of the paper's galaxies observed below {poor['high']:.2f}, the 90 % intervals hold {poor['coverage_90']:.0%}. "
+            "A calibration is a draw, too: " + ", ".join(f"of {n} galaxies it holds between {v['lowest_5_percent']:.0%} and {v['highest_5_percent']:.0%} (5 to 95 %)" for n, v in few.items()) + ". "
             f"On the mock, {len(passes) - sum(passes)} of {len(passes)} bins of predicted Z, mass, redshift and size (at the three levels, of the same galaxies) lie beyond three standard deviations, where chance "
             f"puts {0.0027 * len(passes):.1f}: the most metal-rich tenth of the predictions has {rich['coverage_68']:.1%}, {rich['coverage_90']:.1%} and {rich['coverage_95']:.1%}.", "", f"The flag, trained on the real 400, lets {1 - flag['detectors']['real']['false_flags_cross_validated']['mean_of_seeds']:.1%} of held-out galaxies pass and catches all of our drawings of "
             f"{', '.join(k for k, v in caught.items() if v == 1)}; the least it catches is {worst}, {caught[worst]:.1%}. Of 2,000 real spirals of another selection and scale it flags "
