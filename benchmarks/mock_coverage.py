@@ -26,7 +26,7 @@ from galaxy_cnn.uncertainty import INTERVAL_LEVELS, ErrorModel, fit_calibration,
 SEEDS = 11, 12  # of the sky that is trained on, and of the other
 COUNTED = {"predicted Z": None, "stellar mass": "log_mass", "redshift": "z", "size": "petroR90_r"}
 OBSERVED = "observed Z"
-LABELS = {"predicted Z": "predicted 12 + log(O/H) [dex]", OBSERVED: "observed 12 + log(O/H) [dex]: cannot hold",
+LABELS = {"predicted Z": "predicted 12 + log(O/H) [dex]", OBSERVED: "observed 12 + log(O/H) [dex]",
           "stellar mass": r"stellar mass [log M$_\odot$]", "redshift": "redshift", "size": "petroR90_r [arcsec]"}
 HALVINGS = 40
 
