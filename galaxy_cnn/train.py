@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -38,7 +39,7 @@ from galaxy_cnn.run import (
     ARGUMENTS_FILE, CARD_FILE, CHECKPOINT_FILE, PRETRAINED, PRETRAINED_SIZE, RUN_FORMAT, VIEWS_AT_ONCE, Run,
     initial_run, map_slices, read_run,
 )
-from .splits import Split, hash01, same_galaxies, split_kind
+from .splits import Split, hash01, same_galaxies, sky_cell, sky_vectors, split_kind
 from .survey import TRUTH, Survey, column_of, columns_in, describe, image_sources, read_survey, validate
 from .uncertainty import ErrorModel, Prediction
 
@@ -89,7 +90,7 @@ def _load_labelled(
     if not problems: return survey, pixels
     if not drop_bad:
         raise InputError(f"{survey.path} has {len(problems)} problems; {describe(problems)}. "
-                         "Mend them, or leave those galaxies out with --drop-bad.")
+                         "Fix them, or leave those galaxies out with --drop-bad.")
     good = ~survey.catalog["objID"].isin([p.objID for p in problems]).to_numpy()
     if not good.any(): raise InputError(f"{survey.path} has no usable galaxy; {describe(problems)}.")
     if pixels is not None: pixels = pixels[torch.from_numpy(good).to(pixels.device)]
@@ -117,6 +118,8 @@ def make_plan(
     _check_options(start, lr=lr, bs=bs, epochs=epochs, size=size, folds=folds, gp=gp)
     device, by = choose_device(device), split_kind(survey.catalog, split_by)
     split = Split.make(survey.catalog, seed, by, folds, together)
+    _check_split(survey.catalog, split, together)
+    for k in range(folds or 1): target_scale(survey, split.for_network(k), targets)
     n = min(int(split.train(k).sum()) for k in range(folds or 1))
     kind = torch.device(device).type
     if arch == "auto": arch = start.card["arch"] if start else choose_arch(n, kind)
@@ -146,6 +149,32 @@ def _check_options(start, *, folds, gp, **numbers):
     if gp and not (start and folds):
         raise InputError("A Gaussian process stands beside each network of a cross-validation and reads what "
                          "a pretrained one measures: give --init and --folds too.")
+
+# %% ../nbs/29_train.ipynb #854369b9
+def _empty_part(split):
+    "What is wrong with a split in which a network has nothing to train on or to be validated by, '' if nothing is"
+    for k in range(split.folds or 1):
+        fold = split.folds and f"Fold {k} of {split.folds}"
+        if not split.train(k).any(): return f"{fold} holds all" if fold else "The training split holds none"
+        if not split.valid(k).any(): return f"{fold or 'The validation split'} holds none"
+    return ""
+
+def _check_split(
+    catalog,  # the galaxies that are used
+    split: Split,  # of them
+    together,  # as for `Split.make`
+):
+    "`InputError` where a network would have nothing to train on or to be validated by; it names what would work"
+    fault = _empty_part(split)
+    if not fault: return
+    def works(by, folds): return not _empty_part(Split.make(catalog, split.seed, by, folds, together))
+    remedies = [f"--folds {k}" for k in range((split.folds or 0) - 1, 1, -1) if works(split.by, k)][:1]
+    where = ""
+    if split.by == "sky":
+        cells = sky_cell(sky_vectors(catalog["ra"], catalog["dec"]))
+        where = f", whose positions are in {len(np.unique(cells))} cells of the sky"
+        if works("random", split.folds): remedies.append("--split-by random")
+    raise InputError(f"{fault} of the {len(split)} galaxies{where}: {' or '.join(remedies) or 'take more galaxies'}.")
 
 # %% ../nbs/29_train.ipynb #4180e863
 def _check_same_plan(
@@ -386,7 +415,8 @@ def train(
     if _prepare_run_folder(out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
     else: _run_plan(galaxies, pixels, out, plan, start, quiet, say)
     run = read_run(out)
-    if calibrate and ErrorModel.load(out) is None: fit_error_model(run, galaxies, say=say)
+    with _stopping_well(out):
+        if calibrate and ErrorModel.load(out) is None: fit_error_model(run, galaxies, say=say)
     return run
 
 # %% ../nbs/29_train.ipynb #7deb7031
@@ -419,12 +449,17 @@ def _run_plan(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=pri
     left_out = f" ({len(plan.dropped)} bad ones left out)" if plan.dropped else ""
     say(f"{plan.arch} on {len(survey)} galaxies{left_out}, {plan.epochs} epochs in batches of {plan.recipe.bs}, "
         f"{plan.precision} on {plan.device}.")
-    try:
+    with _stopping_well(out):
         while progress.network < (plan.folds or 1):
             _fit_network(survey, pixels, out, plan, progress, tensors, start, quiet)
             tensors = None
         gp = _fit_gps(survey, pixels, out, plan, start, progress.networks) if plan.gp else None
         _write_card(survey, out, plan, progress, gp)
+
+@contextmanager
+def _stopping_well(out):
+    "Turn what stops a training from outside, such as Ctrl-C or a full disk, into `Incomplete`"
+    try: yield
     except KeyboardInterrupt: raise Incomplete(f"Stopped. {_kept(out)}") from None
     except Incomplete as e: raise Incomplete(f"{str(e).split(FASTAI_PREFIX)[-1]} {_kept(out)}") from None
     except OSError as e: raise Incomplete(f"{out} could not be written ({e.strerror}). {_kept(out)}") from None
@@ -433,6 +468,7 @@ def _kept(out):
     "Sentence on what is left of a training that stopped, and how to go on"
     some = (out / CHECKPOINT_FILE).is_file()
     kept = "The epochs completed are kept" if some else "No epoch was completed"
+    if (out / CARD_FILE).is_file(): kept = "The networks are kept, without error bars"
     return f"{kept} in {out}; the same command with --resume goes on from there."
 
 # %% ../nbs/29_train.ipynb #6bfed28f
