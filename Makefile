@@ -7,12 +7,16 @@ export MPLBACKEND := Agg
 # read when torch is loaded: threads that wait leave the core to others instead of spinning on it
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint notebooks pytest sync kernels wheel clean
+.PHONY: demo test results lint notebooks pytest sync kernels docs wheel clean
 
 demo: .venv/user
 	$(BIN)/galaxy-cnn demo --out $(DEMO)
 
 test: lint notebooks pytest sync
+
+# README.md, results/README.md and all figures that come from stored numbers and predictions: MINUTES of one core, nothing is trained
+results: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/draw.py
 
 # unused names, order of imports, 120 columns
 lint: .venv/dev
@@ -35,6 +39,10 @@ sync: .venv/dev
 # every notebook, top to bottom, in a Jupyter kernel, from the folder where a person opens it
 kernels: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/run_in_kernel.py --workers $(CORES) nbs/*.ipynb
+
+# the documentation site, in _docs, from the notebooks as they are stored
+docs: .venv/dev
+	$(BIN)/python docs/build.py
 
 wheel: .venv/dev
 	$(BIN)/python -m build --wheel --outdir dist .

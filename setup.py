@@ -19,6 +19,6 @@ setup(
     ]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "explain": cfg["explain_requirements"].split()},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "explain", "docs", "export", "scale")},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
 )
