@@ -37,7 +37,7 @@ def section(results):
     mzr = demo["mzr"]
     lines = ["RMSE, NMAD and median bias in dex with 95 % bootstrap intervals, which draw galaxies and not trainings: another training of the same network moves its RMSE, too "
              f"({NESTED_RMSE['networks']} networks of the authors, each fitted to about {NESTED_RMSE['labels']:,} labels, have {NESTED_RMSE['mean']} dex with a scatter of {NESTED_RMSE['std']}). "
-             "The last column is the paired difference of the RMSE on the same galaxies.", "",
+             "Where a Survey has coordinates, `galaxy-cnn evaluate --by-cell` draws cells of sky instead; the 400 have none. The last column is the paired difference of the RMSE on the same galaxies.", "",
              "| galaxies | model | n | RMSE | NMAD | median bias | CNN minus it |", "|---|---|---|---|---|---|---|",
              f"| real, predictions of Wu & Boada (2019), a later run of theirs | **resnet34, fitted to {N_LABELS:,} labels** | {paper['n']:,} | **{with_interval(net['rmse'])}** | {with_interval(net['nmad'])} | {with_interval(net['median_bias'], sign='+')} | |",
              *rows(f"real, 400 labels, 5-fold cross-validation, the first of {len(real['runs'])} deals", "pretrained, with a Gaussian process", first, first["cnn_minus"]),

@@ -98,7 +98,9 @@ def _plot_binned_errors(
     "RMSE and NMAD with their intervals, and how many galaxies (k: thousands) are in each bin"
     _plot_bins(ax, table, "rmse", -0.008, "RMSE", **_OPEN)
     _plot_bins(ax, table, "nmad", 0.008, "NMAD", **_FILLED)
-    ax.set(ylabel="error [dex]", ylim=(0, 1.6 * table["rmse_hi"].max()))
+    top = table["rmse_hi"].max()
+    ax.set(ylabel="error [dex]", ylim=(-0.3 * top, 1.6 * top))
+    ax.axhline(0, color="0.6", lw=0.8)
     for x, n in zip(table["center"], table["n"]):
         n = f"{n}" if n < 1000 else f"{n / 1000:.1f}k"
         ax.annotate(n, (x, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=6, color="0.35")
