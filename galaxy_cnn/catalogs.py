@@ -147,7 +147,7 @@ def _rounding_marks(ids):
 def _numbers_of_files(folder):
     "Whole numbers that name the files of a folder, ascending"
     if not folder.is_dir(): return np.zeros(0, "int64")
-    stems = (name.partition(".")[0] for name in os.listdir(folder))
+    stems = (name.partition(".")[0] for _, _, names in os.walk(folder) for name in names)
     numbers = {int(s) for s in stems if s.isascii() and s.isdigit() and len(s) < 20}
     return np.array(sorted(n for n in numbers if n < 2**63), "int64")
 
@@ -517,7 +517,7 @@ def other_catalogs(
     path,  # folder of a Survey
 ) -> list:  # of names
     "Files and folders of a Survey that are called catalog, too, and are not read"
-    there = [f for f in Path(path).iterdir() if f.name.lower().startswith("catalog.")]
+    there = [f for f in Path(path).glob("*") if f.name.lower().startswith("catalog.")]
     return sorted(f.name for f in there if f not in catalog_files(path))
 
 def _check_same(catalog, file, other, as_written):

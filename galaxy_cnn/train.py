@@ -21,6 +21,7 @@ import torch
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
+from .catalogs import catalog_files, other_catalogs
 from .checkpoint import Checkpoint, Progress, load_checkpoint, restore_learner
 from .features import measure_images
 from galaxy_cnn.files import (
@@ -409,8 +410,7 @@ def train(
     plan = make_plan(galaxies, whole, start, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, targets=targets,
                      precision=precision, seed=seed, device=device, split_by=split_by, folds=folds, opt=opt,
                      self_attention=self_attention, gp=bool(gp), recipe=recipe, weight=weight, together=together)
-    if pixels is None: say(_NO_MEMORY_MESSAGE.format(len(galaxies), whole.size))
-    for note in _plan_notes(plan, split_by, few): say(note)
+    for note in _plan_notes(plan, whole, split_by, few, pixels is not None): say(note)
     if _prepare_run_folder(out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
     else: _run_plan(galaxies, pixels, out, plan, start, quiet, say)
     run = read_run(out)
@@ -425,12 +425,15 @@ _NO_MEMORY_MESSAGE = "{} cutouts of {} px do not fit into the memory that is fre
 
 def _silent(message): pass
 
-def _plan_notes(plan, asked, few):
-    "Sentences on few labels, and on how galaxies are kept apart where that is not as one would expect"
+def _plan_notes(plan, survey, asked, few, in_memory):
+    "Sentences on few labels, on tables that are not read, and on galaxies that are kept apart or together unexpectedly"
+    if not in_memory: yield _NO_MEMORY_MESSAGE.format(len(survey) - len(plan.dropped), survey.size)
+    for name in other_catalogs(survey.path):
+        yield f"{survey.path} holds {name}, too, which is not read: {catalog_files(survey.path)[0].name} is."
     if few: yield _FEW_LABELS_MESSAGE.format(plan.folds)
     if asked == "auto" and plan.split_by == "random":
-        yield ("The split is random, by objID: the catalog has no coordinates (columns ra and dec, or RA, DEC, _RAJ2000 "
-               "and so on), so neighbors on the sky may train and be held out.")
+        yield ("The split is random, by objID: the catalog has no coordinates under a name that is known (ra and dec, RA, "
+               "DEC, _RAJ2000 and so on), so neighbors on the sky may train and be held out.")
     if plan.together:
         n, first = sum(map(len, plan.together)), plan.together[0]
         yield (f"{n} rows are {len(plan.together)} galaxies that stand more than once, by picture or position "
