@@ -359,8 +359,7 @@ def observed(
     names = {c: f"catalog_{c}" for c in ("image", "split", "flag") if f"catalog_{c}" in table}  # ours have the plain ones
     known = pd.DataFrame({c: table[names.get(c, c)].astype("float64") for c in columns_in(column)})
     known = known.where(known > MISSING)
-    values = known[column] if column in known else known.eval(column, engine="python")  # a column may have any name
-    return values.to_numpy("float64")
+    return (known[column] if column in known else known.eval(column, engine="python")).to_numpy("float64")
 
 # %% ../nbs/41_report.ipynb #55d826c8
 def _target_fields(table, target, alone):
