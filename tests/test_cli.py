@@ -83,13 +83,13 @@ def test_every_option_is_described_and_only_folders_and_files_are_paths(command)
         assert is_path == (name in ("out", "survey", "run", "source", "catalog")), (name, kind)
 
 
-def test_threads_that_wait_are_told_to_sleep(capsys, monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    call(capsys, "--help")
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE", "what the user says stands"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    call(capsys, "--help")
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+@pytest.mark.parametrize("said, found", [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_are_told_to_sleep_unless_the_user_says_otherwise(said, found):
+    code = "import galaxy_cnn, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    if said: environment["OMP_WAIT_POLICY"] = said
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [found, "False"]
 
 
 def test_from_a_sky_to_a_table(capsys, tmp_path):
