@@ -284,7 +284,8 @@ def _fit_gps(survey, pixels, out, plan: _Plan, start, networks) -> dict:
     with atomic_path(out / FROZEN_FILE) as tmp: shutil.copyfile(start.weights_file(0), tmp)
     def read(part): return gp_inputs(start.networks[0], frozen, images[part], plan.size, measure_images(images[part]))
     inputs = np.concatenate(map_slices(read, len(images), VIEWS_AT_ONCE // 8))
-    draft = Run(out, {**vars(plan), "networks": networks, "gp": None})  # the networks alone, before there is a card
+    # the networks alone, before there is a card
+    draft = Run(out, {**vars(plan), "format": RUN_FORMAT, "networks": networks, "gp": None})
     ids, split = survey.catalog["objID"].to_numpy(), plan.split(survey.catalog)
     true = np.stack([survey.target(t) for t in plan.targets], 1)
     network, process, arrays = np.zeros_like(true), np.zeros_like(true), {}
