@@ -416,8 +416,7 @@ def train(
     if _prepare_run_folder(out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
     else: _run_plan(galaxies, pixels, out, plan, start, quiet, say, [CapturedStep(say=say)] if graph else [])
     run = read_run(out)
-    with _stopping_well(out):
-        if calibrate and ErrorModel.load(out) is None: fit_error_model(run, galaxies, say=say)
+    if calibrate and ErrorModel.load(out) is None: _stopping_well(out)(fit_error_model)(run, galaxies, say=say)
     return run
 
 # %% ../nbs/29_train.ipynb #7deb7031
