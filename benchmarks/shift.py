@@ -155,8 +155,9 @@ def rates(known, others, sizes, halvings, draws, seed=0):
         values = {key: population.standardize(table) for key, table in tables.items()}
         for n in sizes:
             population.n = n
-            for _ in range(draws):
-                rows = rng.permutation(len(values["none", ""]))[:n]
+            there = len(values["none", ""])
+            for _ in range(draws if n < there else 1):  # all of them can be drawn once only
+                rows = rng.permutation(there)[:n]
                 for key, v in values.items():
                     counts.setdefault((*key, n), []).append(population.distance(v[rows].mean(0)) > 1)
     return [{"change": c, "strength": s, "galaxies": n, "announced": share(v)} for (c, s, n), v in counts.items()]
