@@ -1,4 +1,4 @@
-"""How well can any picture of the mock sky say the metallicity? The best regression of what the pictures are drawn from.
+"""How well can any picture of the mock sky say the metallicity? The best regression of what pictures are drawn from.
 
     python benchmarks/mock_floor.py [--n 40000] [--seed 0] [--out results/mock_floor.json]
 

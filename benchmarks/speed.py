@@ -1,6 +1,6 @@
 """Loading, training and predicting on a CPU, beside what a user would pick instead.
 
-    python benchmarks/speed.py [--part decode loader step fit predict memory] [--repeats 3] [--work runs/speed]
+    python benchmarks/speed.py [--part decode loader step threads fit predict memory] [--repeats 3] [--work runs/speed]
                                [--out results/benchmarks.json] [--core-seconds] [--float32]
 
 Same machine, same run, repeats interleaved, medians and ranges. Results are merged into the JSON and written as a table
@@ -10,6 +10,7 @@ The CPU should have nothing else to do; where it has, --core-seconds lets one th
 benchmarks/same_accuracy.py.
 """
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -33,7 +34,7 @@ from galaxy_cnn.images import decode
 from galaxy_cnn.learner import BF16_FLAGS, RECIPES, EpochSeed, choose_precision
 from galaxy_cnn.loaders import CutoutDataset, InMemoryLoader, image_statistics, load_cutouts
 from galaxy_cnn.mock_images import make_mock
-from galaxy_cnn.models import torch_threads
+from galaxy_cnn.models import FaithfulLoss, create_model, torch_threads
 from galaxy_cnn.predict import predict
 from galaxy_cnn.run import read_run
 from galaxy_cnn.survey import pack
@@ -205,6 +206,35 @@ def step_part(survey, args):
                  for name, (precision, options) in shown.items()}
         found |= interleaved(works, args.repeats)
     return found
+
+
+# Threads that wait
+
+def step_pace(batches=40, warm=4):
+    "Print images a second, of the clock and of all cores, of xresnet_tiny's step on as many threads as there are cores"
+    torch.set_num_threads(CORES)
+    bs = RECIPES["xresnet_tiny"].bs
+    model = create_model("xresnet_tiny", sigma=True).to(memory_format=torch.channels_last)
+    opt, loss_func = torch.optim.AdamW(model.parameters(), foreach=True), FaithfulLoss()
+    x, y = torch.randn(bs, 3, 112, 112), torch.randn(bs)
+    for i in range(warm + batches):
+        if i == warm: start, of_cores = time.perf_counter(), time.process_time()
+        loss_func(model(x), y).backward()
+        opt.step()
+        opt.zero_grad()
+    seconds, of_cores = time.perf_counter() - start, time.process_time() - of_cores
+    print(json.dumps({"images_per_second": batches * bs / seconds, "images_per_core_second": batches * bs / of_cores}))
+
+
+def threads_part(survey, args):
+    "A step in fresh processes whose threads sleep while they wait (what the package sets) or spin (as torch comes)"
+    ways = {"sleeping": "os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'", "spinning": "os.environ.pop('OMP_WAIT_POLICY', None)"}
+    def pace(how):
+        said = fresh_python("-c", f"import os; {how}; import torch; from speed import step_pace; step_pace()")
+        return json.loads(said.splitlines()[-1])
+    before = os.getloadavg()[0]
+    found = interleaved({f"threads that wait {name}": partial(pace, how) for name, how in ways.items()}, args.repeats)
+    return found | {"load of the machine before and after": [f"{v:.1f}" for v in (before, os.getloadavg()[0])]}
 
 
 # A whole training
@@ -383,8 +413,8 @@ def plot_part(ax, part, rows, cores):
     panel_titles(ax, "mock sky", DRAWN[part])
 
 
-PARTS = {"decode": decode_part, "loader": loader_part, "step": step_part, "fit": fit_part, "predict": predict_part,
-         "memory": memory_part}
+PARTS = {"decode": decode_part, "loader": loader_part, "step": step_part, "threads": threads_part, "fit": fit_part,
+         "predict": predict_part, "memory": memory_part}
 
 
 def main(args):

@@ -213,8 +213,8 @@ def serve(work, survey, port, latency):
     except KeyboardInterrupt: pass
 
 # %% ../nbs/49_cli.ipynb #3ba0fb01
-@command("download.download", "out n release base_url connections rate size scale cuts catalog",
-         n={"min": 1}, connections={"min": 1}, size={"min": 64, "max": 2048})
+@command("download.download", "out n sample release base_url connections rate size scale cuts catalog",
+         n={"min": 1}, sample={"min": 1}, connections={"min": 1}, size={"min": 64, "max": 2048})
 def download(work, out, **options):
     "Download a Survey: the catalog by SQL and the cutouts, each with a record; interrupted downloads go on."
     from galaxy_cnn.files import Incomplete
@@ -222,6 +222,7 @@ def download(work, out, **options):
     outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary["outcomes"].items())
     typer.echo(f"{out}: {summary['asked']} galaxies asked for: {outcomes}; "
                f"{summary['requests']} requests in {summary['seconds']:.0f} s.")
+    for note in summary["notes"]: typer.echo(note)
     if not summary["complete"]:
         raise Incomplete(f"{out} is incomplete: {summary['reason']}; the same command goes on from here.")
 
