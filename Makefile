@@ -7,12 +7,16 @@ export MPLBACKEND := Agg
 # read when torch is loaded: threads that wait leave the core to others instead of spinning on it
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint notebooks pytest sync kernels docs wheel clean
+.PHONY: demo test results lint notebooks pytest sync kernels docs wheel clean
 
 demo: .venv/user
 	$(BIN)/galaxy-cnn demo --out $(DEMO)
 
 test: lint notebooks pytest sync
+
+# README.md, results/README.md and all figures that come from stored numbers and predictions: MINUTES of one core, nothing is trained
+results: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/draw.py
 
 # unused names, order of imports, 120 columns
 lint: .venv/dev

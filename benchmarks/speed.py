@@ -22,7 +22,7 @@ from harness import CORES, fresh_python, interleaved, machine, option_parser, ra
 from PIL import Image
 from stock import Pictures, Rmse, fast_dls, learner, stock_dls
 
-from galaxy_cnn.figures import PREDICTED, new_figure
+from galaxy_cnn.figures import PREDICTED, new_figure, panel_titles
 from galaxy_cnn.files import read_json
 from galaxy_cnn.images import decode
 from galaxy_cnn.learner import RECIPES, Bfloat16, EpochSeed, choose_precision
@@ -355,7 +355,7 @@ OURS = ("in memory", "fast path", "predict,", "), predict")  # in the names of t
 
 
 def figure(results):
-    "Rates of loaders, whole trainings and prediction, ours in red"
+    "Rates of loaders, whole trainings and prediction, ours red and filled"
     rows = {part: {name: v for name, v in results["parts"][part].items() if isinstance(v, dict)}
             for part in DRAWN if part in results["parts"]}
     heights = [len(r) + 1 for r in rows.values()]
@@ -372,11 +372,15 @@ def plot_part(ax, part, rows, cores):
     names = list(rows)[::-1]
     values = [rows[name][key]["median"] for name in names]
     ours = [any(word in name for word in OURS) and "get_preds" not in name for name in names]
-    ax.barh(names, values, color=[PREDICTED if red else "0.6" for red in ours])
-    for i, v in enumerate(values): ax.text(v, i, f" {v:,.0f}", va="center", fontsize=8)
+    for i, (v, own) in enumerate(zip(values, ours)):
+        style = {"marker": "o", "color": PREDICTED} if own else {"marker": "s", "mfc": "white", "color": "0.3"}
+        ax.plot(v, i, ls="none", ms=5, **style)
+        ax.annotate(f"{v:,.0f}", (v, i), (7, 0), textcoords="offset points", va="center", fontsize=8)
+    ax.set_yticks(range(len(names)), names)
+    ax.xaxis.grid(alpha=0.3)
     ax.set(xscale="log", xlim=(min(values) / 2, max(values) * 3), xlabel=label)
     ax.tick_params(labelsize=8)
-    ax.set_title(DRAWN[part], loc="left", fontsize=10)
+    panel_titles(ax, "mock sky", DRAWN[part])
 
 
 PARTS = {"decode": decode_part, "loader": loader_part, "step": step_part, "fit": fit_part, "predict": predict_part,

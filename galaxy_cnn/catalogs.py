@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'BANDS', 'COLUMNS', 'Column', 'exact_ids', 'check_ids', 'cast_columns', 'as_numbers', 'with_coordinates',
-           'sdss_names', 'content_hash', 'hash_columns', 'catalog_files', 'read_catalog']
+           'sdss_names', 'content_hash', 'hash_columns', 'catalog_files', 'read_catalog', 'label_files', 'with_labels',
+           'keep_best']
 
 # %% ../nbs/04_catalogs.ipynb #6904dd34
 import csv
@@ -64,6 +65,9 @@ COLUMNS = {
     **{f"oh_{p}": _oh_column(p) for p in _PERCENTILES},
     "lgm_tot_p50": Column("float32", "log Msun", "total stellar mass, median"),
     "sfr_tot_p50": Column("float32", "log Msun/yr", "total star formation rate, median"),
+    **{f"lgm_tot_{p}": Column("float32", "log Msun", f"total stellar mass, percentile {p[1:]}") for p in ("p16", "p84")},
+    **{f"sfr_tot_{p}": Column("float32", "log Msun/yr", f"star formation rate, percentile {p[1:]}") for p in ("p16", "p84")},
+    "ebv": Column("float32", "mag", "reddening E(B-V) by the Milky Way's dust, of the map of Schlegel et al. 1998"),
 }
 
 # %% ../nbs/04_catalogs.ipynb #aaf44358
@@ -411,13 +415,14 @@ def _ending(file):
 
 def catalog_files(
     path,  # folder of a Survey
+    stem="catalog",  # pattern of the name before the ending
 ) -> list:  # of Path, Parquet first
     "Files of a folder that are its catalog, in a format that can be read"
     path = Path(path)
     if not path.is_dir(): return []
-    gz = (".fits.gz", ".fit.gz", ".vot.gz", ".xml.gz")
-    there = [f for f in path.iterdir() if f.name.lower().startswith("catalog.") and f.is_file()]
-    there = [f for f in there if f.name.lower()[7:] in (*_READERS, *gz)]
+    endings = (*_READERS, ".fits.gz", ".fit.gz", ".vot.gz", ".xml.gz")
+    pattern = rf"{stem}({'|'.join(map(re.escape, endings))})"
+    there = [f for f in path.iterdir() if re.fullmatch(pattern, f.name.lower()) and f.is_file()]
     return sorted(there, key=lambda f: (list(_READERS).index(_ending(f)), f.name))
 
 def _read_table(file, as_written):
@@ -469,3 +474,52 @@ def _check_same(catalog, file, other, as_written):
     newer = max((file, other), key=lambda f: f.stat().st_mtime)
     raise InputError(f"{file.parent} holds {file.name} and {other.name}, and they differ ({newer.name} is newer): "
                      "keep one of them.")
+
+# %% ../nbs/04_catalogs.ipynb #22dcd3d0
+def label_files(
+    path,  # folder of a Survey
+) -> list:  # of Path
+    "Files of a folder that hold labels of one's own: labels.csv, labels_zoo.parquet and the like"
+    return catalog_files(path, r"labels[^.]*")
+
+def with_labels(
+    catalog: pd.DataFrame,
+    path,  # the Survey's folder
+) -> pd.DataFrame:
+    "`catalog` with the columns of the labels files beside it; missing where they do not have a galaxy"
+    for file in label_files(path):
+        labels = _read_table(file, as_written=False).set_index("objID")
+        if not labels.index.isin(catalog["objID"]).any():
+            raise InputError(f"{file}: none of its {len(labels)} objIDs is in the catalog: check that the ids are SDSS's.")
+        gaps = not catalog["objID"].isin(labels.index).all()
+        for name in labels:
+            # an integer with gaps stays an integer
+            column = labels[name].convert_dtypes() if gaps and labels[name].dtype.kind in "iu" else labels[name]
+            column = column.reindex(catalog["objID"]).set_axis(catalog.index)
+            if name not in catalog: catalog = catalog.assign(**{name: column})
+            elif not _agree(catalog[name], column):
+                raise InputError(f"{file} has a column {name} with other values than the catalog's: "
+                                 "give yours another name.")
+    return catalog
+
+def _agree(column, other):
+    "Whether two columns have the same values wherever the other one has any"
+    there = other.notna().to_numpy()
+    a, b = column[there], other[there]
+    numbers = all(pd.api.types.is_numeric_dtype(c.dtype) for c in (a, b))
+    if not numbers: return (a.astype(str) == b.astype(str)).all()
+    return np.allclose(a.astype("float64"), b.astype("float64"), rtol=1e-6, equal_nan=True)
+
+# %% ../nbs/04_catalogs.ipynb #d3cbba43
+def keep_best(
+    table: pd.DataFrame,  # with objID, and zErr and specObjID if they are known
+) -> np.ndarray:
+    "Row numbers, in order, of the rows to keep: one per objID"
+    ids = table["objID"].to_numpy()
+    if len(np.unique(ids)) == len(ids): return np.arange(len(ids))
+    error = table["zErr"].to_numpy("float64") if "zErr" in table else np.zeros(len(table))
+    error = np.where(error > 0, error, np.inf)
+    key = table["specObjID"].to_numpy() if "specObjID" in table else np.arange(len(table))
+    order = np.lexsort([key, error, ids])
+    first = np.append(True, ids[order][1:] != ids[order][:-1])
+    return np.sort(order[first])

@@ -42,6 +42,13 @@ def exit_code(
     if isinstance(error, (Incomplete, OSError)): return 1
     raise error
 
+# %% ../nbs/49_cli.ipynb #946aa9f7
+def _at_home(argument):
+    "An argument whose value begins with ~, as the path that it means"
+    option, equals, value = argument.partition("=")
+    if argument.startswith("-") and equals: return f"{option}={os.path.expanduser(value)}"
+    return os.path.expanduser(argument)
+
 # %% ../nbs/49_cli.ipynb #5a8f1732
 def main():
     "Entry point of `galaxy-cnn`"
@@ -49,10 +56,11 @@ def main():
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # what libraries tell developers; `python -W default` shows it
     if not sys.warnoptions: warnings.simplefilter("ignore")
-    try: app()
+    try: app(args=[_at_home(argument) for argument in sys.argv[1:]])
     except Exception as error:
         code = exit_code(error)
-        typer.echo(f"galaxy-cnn: {' '.join(str(error).split())}", err=True)
+        sentence = " ".join(str(error).splitlines())  # names of files keep their spaces
+        typer.echo(f"galaxy-cnn: {sentence}", err=True)
         sys.exit(code)
 
 # %% ../nbs/49_cli.ipynb #44a5c68a
@@ -226,7 +234,7 @@ def verify(work, path, repair, **options):
     from galaxy_cnn.files import Incomplete
     found = work(path, repair, **options)
     typer.echo(str(found))
-    remedy = "." if repair else "; --repair fetches what is damaged or missing."
+    remedy = "." if repair else f"; `galaxy-cnn verify {path} --repair` fetches what is damaged or missing."
     if not found.ok: raise Incomplete(f"{path} is not whole: see the table{remedy}")
 
 # %% ../nbs/49_cli.ipynb #397f2e89
@@ -245,7 +253,7 @@ def train(work, survey, out, **options):
     typer.echo(work(survey, out, **options).describe())
 
 # %% ../nbs/49_cli.ipynb #f7376806
-@command("train.pretrain", "out survey n arch epochs precision seed device workers", passed_on="train.train",
+@command("train.pretrain", "out survey n arch epochs precision seed device workers resume drop_bad", passed_on="train.train",
          n={"min": 1000}, workers={"min": 1}, epochs={"min": 1, "help": (
              "Passes over the training galaxies; default: what makes 6000 steps for xresnet_tiny, between 4 and 40.")})
 def pretrain(work, out, survey, **options):

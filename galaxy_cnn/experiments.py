@@ -31,7 +31,7 @@ from .figures import PREDICTED, new_figure, panel_titles, plot_rows, save_figure
 from .files import Incomplete, InputError, read_json, write_json
 from .lab import NetworkSpec, Study, make_study, networks_of_all_parts
 from .learner import choose_device
-from .literature import PUBLISHED, published_row
+from .literature import N_TESTED, PUBLISHED, published_row
 from .metrics import BOOTSTRAP_LEVEL, label_noise, with_interval
 from .mzr import MASS_COLUMN
 from galaxy_cnn.studies import (
@@ -293,12 +293,16 @@ def _plot_resolution(ax, result, metric, paper):
     "One metric against the size of the picture"
     rows = result["rows"]
     sizes = [px for px in RESOLUTIONS if f"px_{px}" in rows]
-    _error_line(ax, sizes, [rows[f"px_{px}"][metric] for px in sizes], PREDICTED, f"CNN, {result['sky']}")
+    label = f"CNN, {result['sky']}, n = {result['scored']:,}"
+    _error_line(ax, sizes, [rows[f"px_{px}"][metric] for px in sizes], PREDICTED, label)
     published = [published_row(f"px_{px}")[metric] for px in RESOLUTIONS]
-    ax.plot(RESOLUTIONS, published, "D--", mfc="none", color="tab:blue", ms=5, lw=0.8, label="Wu & Boada 2019, real")
+    label = f"Wu & Boada 2019, real, n = {N_TESTED:,}"
+    ax.plot(RESOLUTIONS, published, "D--", mfc="none", color="tab:blue", ms=5, lw=0.8, label=label)
     if paper:
         points = [v[metric] for v in paper.values()]
-        _error_line(ax, list(paper), points, "tab:blue", "their predictions, measured here", "o")
+        beside = [1.12 * int(px) for px in paper]  # px, moved aside: the published values are nearly the same
+        label = f"a later run of theirs, measured here, n = {points[0]['n']:,}"
+        _error_line(ax, beside, points, "tab:blue", label, "^")
     without_pixels = [r for key, r in rows.items() if key not in ABLATIONS]
     for r, style in zip(without_pixels, (":", "-.", "--", (0, (1, 3)))):
         ax.axhline(r[metric]["value"], color="0.4", ls=style, lw=1, label=r["what"])
@@ -315,9 +319,7 @@ def resolution_figure(
     fig = new_figure(9, 4)
     left, right = fig.subplots(1, 2, sharey=True)
     for ax, metric in ((left, "rmse"), (right, "nmad")): _plot_resolution(ax, result, metric, paper)
-    n = f"n = {result['scored']:,}"
-    panel_titles(left, "", f"RMSE, {n}")
-    panel_titles(right, _sky_title(result), f"NMAD, {n}")
+    for ax, metric in ((left, "RMSE"), (right, "NMAD")): panel_titles(ax, _sky_title(result), metric)
     left.set_ylabel("error [dex]")
     handles, labels = left.get_legend_handles_labels()
     fig.legend(handles, labels, fontsize=7, ncols=3, frameon=False, loc="outside lower center")
@@ -465,7 +467,7 @@ REPRODUCTION_ROWS = (  # name of the row, experiment, key of its row
 
 def _table_cell(results, experiment, key):
     "RMSE with interval, NMAD and n; or why there is none"
-    result = (results or {}).get(experiment)
+    result = results.get(experiment)
     if result is None: return "not run"
     if "reason" in result: return result["reason"]
     if key not in result["rows"]: return result.get("not_possible", {}).get(key, "not run")
@@ -474,20 +476,19 @@ def _table_cell(results, experiment, key):
 
 # %% ../nbs/37_experiments.ipynb #e0654e51
 def reproduction_table(
-    mock: dict | None,  # name to result on a mock sky
-    real: dict | None,  # name to result on a real sky
+    results: dict,  # name to result
+    sky="mock",  # 'mock' or 'real', heads the column
 ) -> str:
-    "Markdown: the paper's numbers beside ours, each row with its command"
+    "Markdown: the paper's numbers on the real sky beside those of a Survey, each row with its command"
     lines = [
         "RMSE / NMAD [dex]; brackets: 95 % bootstrap intervals.", "",
-        "| what | Wu & Boada 2019 | mock | real | command |",
-        "|---|---|---|---|---|"]
+        f"| what | Wu & Boada 2019, real | {sky} | command |",
+        "|---|---|---|---|"]
     for name, experiment, key in REPRODUCTION_ROWS:
         rmse, nmad = PUBLISHED[key]
         paper = f"{rmse:.4f} / {nmad:.4f}" if nmad else f"{rmse:.4f}"
-        ours = " | ".join(_table_cell(results, experiment, key) for results in (mock, real))
         command = f"galaxy-cnn experiments SURVEY --out FOLDER --only {experiment}"
-        lines.append(f"| {name} | {paper} | {ours} | `{command}` |")
+        lines.append(f"| {name} | {paper} | {_table_cell(results, experiment, key)} | `{command}` |")
     return "\n".join(lines)
 
 # %% ../nbs/37_experiments.ipynb #bc600cfa

@@ -472,7 +472,8 @@ def _gallery_captions(c):
         "the galaxy and for its empty sky.")
     return {
         "integrated_gradients": f"Integrated gradients. {text}; smoothed by {SMOOTHING_PX} px for the eye. {baseline}",
-        "gradcam": f"Grad-CAM, signed. {text}. It is as coarse as the last block.",
+        "gradcam": f"Grad-CAM, signed. {text}. It is as coarse as the last block; what a "
+                   "network of random weights shows is in the figure of the sanity checks.",
     }
 
 # %% ../nbs/39_explain.ipynb #01686781

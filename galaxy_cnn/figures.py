@@ -82,18 +82,41 @@ def plot_density(
     return cells
 
 # %% ../nbs/30_figures.ipynb #73acccc4
+def _plot_bins(ax, table, name, shift=0.0, label=None, **style):
+    "A column of `binned_errors` with its intervals"
+    value = table[name]
+    error = [value - table[f"{name}_lo"], table[f"{name}_hi"] - value]
+    ax.errorbar(table["center"] + shift, value, error, ms=4, lw=1, label=label, **style)
+
+_OPEN = {"fmt": "s-", "color": OBSERVED, "mfc": "white"}
+_FILLED = {"fmt": "o--", "color": PREDICTED}
+
 def _plot_binned_errors(
     ax,
-    true,  # [n]
-    pred,  # [n]
+    table,  # from `binned_errors`
 ):
-    "RMSE and NMAD with their intervals per bin of the true value"
-    table = binned_errors(true, pred)
-    for name, color, shift in (("rmse", OBSERVED, -0.008), ("nmad", PREDICTED, 0.008)):
-        ends = table[[f"{name}_lo", f"{name}_hi"]].to_numpy().T
-        error = np.abs(ends - table[name].to_numpy())
-        ax.errorbar(table["center"] + shift, table[name], error, fmt="o-", ms=3, lw=1, color=color, label=name.upper())
-    ax.set(ylabel="error [dex]", ylim=(0, 1.35 * ax.get_ylim()[1]))
+    "RMSE and NMAD with their intervals, and how many galaxies (k: thousands) are in each bin"
+    _plot_bins(ax, table, "rmse", -0.008, "RMSE", **_OPEN)
+    _plot_bins(ax, table, "nmad", 0.008, "NMAD", **_FILLED)
+    top = table["rmse_hi"].max()
+    ax.set(ylabel="error [dex]", ylim=(-0.3 * top, 1.6 * top))
+    ax.axhline(0, color="0.6", lw=0.8)
+    for x, n in zip(table["center"], table["n"]):
+        n = f"{n}" if n < 1000 else f"{n / 1000:.1f}k"
+        ax.annotate(n, (x, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=6, color="0.35")
+    ax.legend(fontsize=8, frameon=False, ncols=2, loc="upper center")
+
+def _plot_biases(
+    ax,
+    by_observed,  # from `binned_errors`
+    by_predicted,  # the same, by the prediction
+):
+    "Mean of predicted minus observed at an observed and at a predicted value"
+    ax.axhline(0, color="0.6", lw=0.8)
+    _plot_bins(ax, by_observed, "bias", label="by the observed value", **_OPEN)
+    _plot_bins(ax, by_predicted, "bias", label="by the predicted value", **_FILLED)
+    low, high = ax.get_ylim()
+    ax.set(ylabel="mean bias [dex]", ylim=(low, high + 0.35 * (high - low)))
     ax.legend(fontsize=8, frameon=False, ncols=2, loc="upper center")
 
 # %% ../nbs/30_figures.ipynb #68d9bb9c
@@ -104,11 +127,11 @@ def density_figure(
     sky="",  # 'mock sky' or the survey's name
     note="",  # which galaxies
 ) -> Figure:
-    "Predicted against observed, with RMSE and NMAD per bin of the true value below"
+    "Predicted against observed; below, errors in bins of the observed value, and biases by either value"
     true = np.asarray(true, "float64")
     pred = np.asarray(pred, "float64")
-    fig = new_figure(5.2, 6)
-    top, low = fig.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    fig = new_figure(5.2, 7.4)
+    top, middle, low = fig.subplots(3, 1, height_ratios=(3, 1, 1), sharex=True)
     plot_density(top, true, pred)
     both = np.concatenate([true, pred])
     ends = np.array([both.min(), both.max()]) + [-0.03, 0.03]
@@ -116,8 +139,10 @@ def density_figure(
     top.set(xlim=ends, ylim=ends, ylabel=f"predicted {axis_label(target)}")
     text = f"n = {len(true):,}\nRMSE = {rmse(true, pred):.4f} dex\nNMAD = {nmad(true, pred):.4f} dex"
     top.text(0.04, 0.96, text, transform=top.transAxes, va="top", fontsize=9, bbox=TEXT_BOX)
-    _plot_binned_errors(low, true, pred)
-    low.set(xlabel=f"observed {axis_label(target)}")
+    table = binned_errors(true, pred)
+    _plot_binned_errors(middle, table)
+    _plot_biases(low, table, binned_errors(true, pred, by=pred))
+    low.set(xlabel=f"observed {axis_label(target)}; in the last panel also predicted")
     panel_titles(top, sky, note)
     return fig
 
@@ -162,8 +187,8 @@ def _plot_distributions(
     both = np.concatenate([true, pred])
     n_bins = int(np.clip(len(true) ** 0.5, 10, 30))
     bins = np.linspace(both.min(), both.max(), n_bins)
-    for x, color, name in ((true, OBSERVED, "observed"), (pred, PREDICTED, "predicted")):
-        ax.hist(x, bins, histtype="step", color=color, lw=1.4, label=f"{name}: std {np.std(x):.3f} dex")
+    for x, color, ls, name in ((true, OBSERVED, "-", "observed"), (pred, PREDICTED, "--", "predicted")):
+        ax.hist(x, bins, histtype="step", color=color, ls=ls, lw=1.4, label=f"{name}: std {np.std(x):.3f} dex")
     ax.set(xlabel=axis_label(target), ylabel=f"galaxies (of {len(true):,})")
     ax.set_ylim(0, ax.get_ylim()[1] * 1.2)
     ax.legend(fontsize=8, frameon=False, loc="upper left")
@@ -181,8 +206,7 @@ def distribution_figure(
     left, right = fig.subplots(1, 2)
     _plot_residuals(left, np.asarray(true), np.asarray(pred))
     _plot_distributions(right, np.asarray(true), np.asarray(pred), target)
-    panel_titles(left, note=note)
-    panel_titles(right, sky)
+    for ax in (left, right): panel_titles(ax, sky, note)
     return fig
 
 # %% ../nbs/30_figures.ipynb #80e55a4e
@@ -195,7 +219,7 @@ def history_figure(
     left, right = fig.subplots(1, 2)
     for k, rows in history.groupby("network"):
         first = k == history["network"].iloc[0]
-        left.plot(rows["epoch"] + 1, rows["train_loss"], color="0.6", lw=1, label="training" if first else None)
+        left.plot(rows["epoch"] + 1, rows["train_loss"], "--", color="0.6", lw=1, label="training" if first else None)
         left.plot(rows["epoch"] + 1, rows["valid_loss"], color=PREDICTED, lw=1, label="held out" if first else None)
         right.plot(rows["epoch"] + 1, rows["lr"], color=OBSERVED, lw=1)
     left.set(xlabel="epoch", ylabel="RMSE / scatter of the target", yscale="log")
@@ -204,15 +228,15 @@ def history_figure(
     left.legend(fontsize=8, frameon=False)
     right.set(xlabel="epoch", ylabel="learning rate")
     networks = history["network"].nunique()
-    panel_titles(left, note="1 network" if networks == 1 else f"{networks} networks")
-    panel_titles(right, sky)
+    for ax in (left, right): panel_titles(ax, sky, "1 network" if networks == 1 else f"{networks} networks")
     return fig
 
 # %% ../nbs/30_figures.ipynb #f1f57b02
-def _plot_interval(ax, y, v, text, color, size):
+def _plot_interval(ax, y, v, text, is_network, size):
     "One {value, lo, hi} as a point with its interval, and `text` above it; size of the point [pt]"
     ends = [[v["value"] - v["lo"]], [v["hi"] - v["value"]]]
-    ax.errorbar(v["value"], y, xerr=ends, fmt="o", color=color, ms=size, capsize=size - 2)
+    style = {"fmt": "o", "color": PREDICTED} if is_network else {"fmt": "s", "color": OBSERVED, "mfc": "white"}
+    ax.errorbar(v["value"], y, xerr=ends, ms=size, capsize=size - 2, **style)
     ax.annotate(text, (v["value"], y), (0, size + 1), textcoords="offset points", ha="center", fontsize=size + 3)
 
 # %% ../nbs/30_figures.ipynb #a6623cf8
@@ -223,7 +247,7 @@ def plot_models(
 ):
     "RMSE of each model with its interval, one below the other"
     for i, v in enumerate(found.values()):
-        _plot_interval(ax, -i, v, f"{v['value']:.4f}", OBSERVED if i else PREDICTED, size=5)
+        _plot_interval(ax, -i, v, f"{v['value']:.4f}", is_network=i == 0, size=5)
     if floor:
         ax.axvspan(floor["lo"], floor["hi"], color="0.8", lw=0, label="label noise: no model can be better")
         ax.legend(fontsize=8, frameon=False, loc="upper center")
@@ -237,12 +261,12 @@ def plot_rows(
     floor=None,  # {lo, hi} of the label noise, drawn as a band
     digits=3,  # of the values
 ):
-    "Values with their intervals, one below the other, and the published ones as open diamonds"
+    "Values with their intervals, one below the other, networks filled; the published ones as open diamonds"
     for i, (name, v, paper) in enumerate(entries):
         # "CNN" and "CNNs" are networks, "CNN's" is what was made of a network's predictions
         is_network = re.search(r"CNNs?\b(?!')", name)
         text = f"{v['value']:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-        _plot_interval(ax, -i, v, text, PREDICTED if is_network else OBSERVED, size=4)
+        _plot_interval(ax, -i, v, text, is_network, size=4)
         if paper is not None:
             ax.plot(paper, -i - 0.25, "D", mfc="none", color="tab:blue", ms=5, label="Wu & Boada 2019, real sky")
     if floor: ax.axvspan(floor["lo"], floor["hi"], color="0.85", lw=0, label="label noise: no model can be better")

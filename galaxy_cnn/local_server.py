@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email import message_from_bytes
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -29,12 +30,12 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from .files import bytes_or_none
+from .catalogs import BANDS, COLUMNS
 from galaxy_cnn.skyserver import (
-    LONGEST_URL, MAX_QUERY_ROWS, RequestRefused, SIZE_LIMITS, TABLES, cutout_scale, format_header, format_rows,
-    table_columns, text_tile,
+    LONGEST_URL, MAX_QUERY_ROWS, R_EXTINCTION, RequestRefused, SIZE_LIMITS, TABLES, cutout_scale, format_header,
+    format_rows, table_columns, text_tile,
 )
 from .splits import sky_vectors
-from .catalogs import COLUMNS
 from .survey import Survey
 
 # %% ../nbs/13_local_server.ipynb #79376386
@@ -164,6 +165,32 @@ class ImageService:
         return _resample(body, ratio, width, height)
 
 # %% ../nbs/13_local_server.ipynb #16d339d0
+_FIELDS = {"skyVersion": (59, 15), "rerun": (48, 2047), "run": (32, 65535), "camcol": (29, 7), "field": (16, 4095), "obj": (0, 65535)}
+_EXTINCTION = dict(zip(BANDS, (5.155, 3.793, R_EXTINCTION, 2.086, 1.479)))  # / E(B-V): Stoughton et al. 2002, Table 22
+_UNKNOWN = [f"{q}_{b}" for b in BANDS for q in (
+    "psfMag", "psfMagErr", "fiberMag", "fiberMagErr", "cModelMag", "cModelMagErr", "petroMag", "petroMagErr", "petroRad",
+    "petroR50", "petroR90", "expRad", "deVRad", "expAB", "deVAB", "fracDeV")]
+_PHOTO = {
+    **{name: f"objID >> {shift} & {bits}" for name, (shift, bits) in _FIELDS.items()},  # the layout of an objID
+    **{b: f"modelMag_{b}" for b in BANDS},
+    **{f"Err_{b}": f"modelMagErr_{b}" for b in BANDS},
+    **{f"extinction_{b}": f"ebv * {f}" for b, f in _EXTINCTION.items()},
+    **{f"dered_{b}": f"modelMag_{b} - ebv * {f}" for b, f in _EXTINCTION.items()},
+    **{"type": 3, "mode": 1, "clean": 1, "flags": 0},  # a galaxy, the best measurement of it
+}
+_SPECTRUM = {
+    "bestObjID": "objID", "ra": "ra", "dec": "dec", "plate": "plate", "mjd": "mjd", "fiberID": "fiberID", "run2d": "run2d",
+    "rChi2": 1.0, "zWarning": 0, "sciencePrimary": 1, "class": "'GALAXY' COLLATE NOCASE", "survey": "'sdss' COLLATE NOCASE",
+    "instrument": "'SDSS' COLLATE NOCASE", "subClass": "NULL", "velDisp": "NULL", "velDispErr": "NULL",
+}
+_MORE = {  # columns of SDSS's tables that are not ours: SQL over the catalog
+    "Galaxy": _PHOTO,
+    "SpecObj": _SPECTRUM,
+    "GalSpecLine": {"h_delta_flux": "NULL", "h_delta_flux_err": "NULL"},
+    "GalSpecIndx": {"d4000_err": "NULL"},
+}
+
+# %% ../nbs/13_local_server.ipynb #1fbbff0c
 def _sql_type(name):
     "SQLite's type of a column"
     if name == "specObjID": return "TEXT"
@@ -173,33 +200,47 @@ def _sql_values(column, name):
     "A column as SQLite stores it: ids exact, NaN as NULL"
     values = column.tolist()
     if name == "specObjID": return [f"{v:020d}" for v in values]
-    return [None if isinstance(v, float) and np.isnan(v) else v for v in values]
+    return [None if v != v else v for v in values]
 
-def _view_columns(table, names):
-    "SELECT list of a view: our columns of that table, NULL for those that the Survey does not have, and its keys"
-    ours = [c for c in table_columns(table) if c != "specObjID"]
-    columns = ["specObjID"] + [c if c in names else f"NULL AS {c}" for c in ours]
-    if table == "SpecObj": columns += ["objID AS bestObjID", "1.0 AS rChi2"]
-    return ", ".join(columns)
+def _view_columns(table):
+    "SELECT list of a view: our columns of that table, its keys, and what else clients ask for"
+    columns = ["specObjID"] + [c for c in table_columns(table) if c not in ("specObjID", "ebv")]
+    computed = [f"{value} AS {name}" for name, value in _MORE.get(table, {}).items()]
+    unknown = [f"NULL AS {c}" for c in _UNKNOWN if c not in columns] if table == "Galaxy" else []
+    return ", ".join(columns + computed + unknown)
+
+def _spectrum_parts(specObjIDs):
+    "Plate, night, fiber and reduction that a specObjID is made of"
+    ids = np.asarray(specObjIDs, "uint64")
+    def bits(shift, n): return (ids >> np.uint64(shift) & np.uint64(2**n - 1)).astype("int64")
+    return {"plate": bits(50, 14), "fiberID": bits(38, 12), "mjd": bits(24, 14) + 50000, "run2d": bits(10, 14)}
 
 # %% ../nbs/13_local_server.ipynb #df43fe25
 def _load_catalog(catalog):
     "In-memory database with SDSS's tables as views over a catalog (with objID and specObjID, one row per spectrum)"
-    names = [c for c in catalog.columns if c in COLUMNS]
+    spectra = _spectrum_parts(catalog["specObjID"])
     base = sqlite3.connect(":memory:", check_same_thread=False)
-    types = ", ".join(f"{n} {_sql_type(n)}" for n in names)
+    types = ", ".join([*(f"{n} {_sql_type(n)}" for n in COLUMNS), *(f"{n} INTEGER" for n in spectra)])
     base.execute(f"CREATE TABLE catalog ({types})")
-    places = ", ".join("?" for _ in names)
-    rows = zip(*(_sql_values(catalog[n], n) for n in names))
-    base.executemany(f"INSERT INTO catalog VALUES ({places})", rows)
+    nothing = [None] * len(catalog)
+    values = [_sql_values(catalog[n], n) if n in catalog else nothing for n in COLUMNS]
+    values += [v.tolist() for v in spectra.values()]
+    base.executemany(f"INSERT INTO catalog VALUES ({', '.join('?' * len(values))})", zip(*values))
     base.execute("CREATE INDEX by_key ON catalog (specObjID)")
     for table in TABLES:
-        if table != "Galaxy": base.execute(f"CREATE VIEW {table} AS SELECT {_view_columns(table, names)} FROM catalog")
+        if table != "Galaxy": base.execute(f"CREATE VIEW {table} AS SELECT {_view_columns(table)} FROM catalog")
     # one row per object, although it may have several spectra
-    objects = f"SELECT {_view_columns('Galaxy', names)} FROM catalog GROUP BY objID"
-    base.execute(f"CREATE TABLE Galaxy AS {objects}")
-    base.execute("CREATE UNIQUE INDEX by_object ON Galaxy (objID)")
+    base.execute(f"CREATE TABLE PhotoObjAll AS SELECT {_view_columns('Galaxy')} FROM catalog GROUP BY objID")
+    base.execute("CREATE UNIQUE INDEX by_object ON PhotoObjAll (objID)")
+    for name in "PhotoObj", "PhotoPrimary", "Galaxy": base.execute(f"CREATE VIEW {name} AS SELECT * FROM PhotoObjAll")
+    photo = {c: v for c, v in _PHOTO.items() if c not in BANDS}
+    listed = ", ".join(f"{v} AS {c}" for c, v in photo.items())
+    base.execute(f"CREATE VIEW SpecPhoto AS SELECT {_view_columns('SpecObj')}, objID, petroMag_r, petroR50_r, "
+                 f"petroR90_r, {', '.join(f'modelMag_{b}, modelMagErr_{b}' for b in BANDS)}, {listed} FROM catalog")
+    for name in "SpecObj", "SpecPhoto": base.execute(f"CREATE VIEW {name}All AS SELECT * FROM {name}")
     base.execute("PRAGMA query_only = ON")
+    base.create_function("remainder", 2, lambda digits, n: int(digits) % n, deterministic=True)
+    base.create_function("fPhotoTypeN", 1, {3: "GALAXY", 6: "STAR"}.get, deterministic=True)
     return base
 
 # %% ../nbs/13_local_server.ipynb #a39a5021
@@ -225,20 +266,47 @@ def emulate_query_rules(
 _COMPARED_KEY = re.compile(r"(\bspecObjID\s*(?:<=|>=|<>|!=|=|<|>)\s*)(\d+)", re.I)
 _KEY_BETWEEN = re.compile(r"(\bspecObjID\s+between\s+)(\d+)(\s+and\s+)(\d+)", re.I)
 
+_NUMBER = r"\s*([-+.\deE]+)\s*"
+_IN_RECTANGLE = re.compile(rf"\bfGetObjFromRect(?:Eq)?\({','.join([_NUMBER] * 4)}\)", re.I)
+_NEARBY = re.compile(rf"\bfGetNear(by|est)Obj(?:All)?(?:Eq)?\({','.join([_NUMBER] * 3)}\)", re.I)
+
 def _padded(digits): return f"'{int(digits):020d}'"
 
+def _rows_as_table(names, rows):
+    "A subquery that gives some rows of numbers and text"
+    columns = ", ".join(f"column{k} AS {n}" for k, n in enumerate(names, 1))
+    if not rows: return f"(SELECT {', '.join(f'NULL AS {n}' for n in names)} WHERE 0)"
+    values = ", ".join(str(tuple(r)) for r in rows)
+    return f"(SELECT {columns} FROM (VALUES {values}))"
+
+def _with_tables(
+    query: str,  # T-SQL
+    near: Callable,  # (ra, dec [deg], arcmin) -> (objID, distance [arcmin]) of the objects there, the nearest first
+) -> str:
+    "The same query with subqueries in place of the functions that give tables"
+    query = re.sub(r"\b(?:bestdr\d+\.)?dbo\.|\bbestdr\d+\.\.", "", query, flags=re.I)
+    query = re.sub(r"\bfDocColumns\('(\w+)'\)", r"(SELECT name, type FROM pragma_table_info('\1'))", query, flags=re.I)
+    def rectangle(m):
+        return f"(SELECT objID FROM PhotoObjAll WHERE ra BETWEEN {m[1]} AND {m[3]} AND dec BETWEEN {m[2]} AND {m[4]})"
+    def nearby(m):
+        rows = near(float(m[2]), float(m[3]), float(m[4]))
+        return _rows_as_table(["objID", "distance"], rows[:1] if m[1].lower() == "est" else rows)
+    return _NEARBY.sub(nearby, _IN_RECTANGLE.sub(rectangle, query))
+
+# %% ../nbs/13_local_server.ipynb #e92fc337
 def _to_sqlite(
     query: str,  # T-SQL that `emulate_query_rules` let through
 ) -> str:
     "The same query in SQLite's words; ValueError with SQL Server's message for what neither has"
     if "#" in query: raise ValueError("Incorrect syntax near '#'.")
     if re.search(r"\binto\b", query, re.I):
-        raise ValueError("CREATE TABLE permission denied in database 'BestDR17'.")
+        raise ValueError("CREATE TABLE permission denied in database 'BestDR17': INTO is for CasJobs, leave it out.")
     if re.search(r"\boffset\b", query, re.I):
         raise ValueError("A TOP can not be used in the same query or sub-query as a OFFSET.")
     top = re.match(r"(select (?:all |distinct )?)\s*top (\d+) ", query, re.I)
     query = f"{top[1]}{query[top.end():]} LIMIT {top[2]}"
-    query = re.sub(r"\bdbo\.", "", query, flags=re.I)
+    query = re.sub(r"\bisnull\s*\(", "ifnull(", re.sub(r"\blen\s*\(", "length(", query, flags=re.I), flags=re.I)
+    query = re.sub(r"((?:\w+\.)?specObjID) % (\d+)", r"remainder(\1, \2)", query, flags=re.I)
     query = _KEY_BETWEEN.sub(lambda m: m[1] + _padded(m[2]) + m[3] + _padded(m[4]), query)
     return _COMPARED_KEY.sub(lambda m: m[1] + _padded(m[2]), query)
 
@@ -273,6 +341,16 @@ def _json_answer(names, rows):
     return ServerReply(200, json.dumps([table]).encode(), mode="chunked")
 
 # %% ../nbs/13_local_server.ipynb #f3a1ece2
+def _uploaded(text):
+    "Positions of a cross-identification's file: (name, ra, dec) for each row; ValueError if they are no numbers"
+    header, *lines = text.strip().splitlines() or [""]
+    columns = header.lower().replace(",", " ").split()
+    if not {"ra", "dec"} <= set(columns): raise ValueError("The upload has no columns ra and dec.")
+    rows = [dict(zip(columns, line.replace(",", " ").split())) for line in lines if line.strip()]
+    try: return [(row.get("name", str(k)), float(row["ra"]), float(row["dec"])) for k, row in enumerate(rows)]
+    except (KeyError, ValueError): raise ValueError("A row of the upload has no numbers for ra and dec.") from None
+
+# %% ../nbs/13_local_server.ipynb #b083c2dc
 class SqlService:
     "The catalog of a Survey, behind SkyServer's rules for queries"
     def __init__(
@@ -283,6 +361,9 @@ class SqlService:
         clock: Callable = time.monotonic,
     ):
         self.base = _load_catalog(catalog)
+        self.objIDs = catalog["objID"].to_numpy()
+        self.tree = None
+        if {"ra", "dec"} <= set(catalog.columns): self.tree = cKDTree(sky_vectors(catalog["ra"], catalog["dec"]))
         self.max_rows, self.per_minute, self.clock = max_rows, per_minute, clock
         self._recent = deque()  # [s] queries of the last minute
         self._lock = threading.Lock()
@@ -295,9 +376,31 @@ class SqlService:
         self._recent.append(now)
         return False
 
-    def run(self, query):
-        "Names and rows of a query's result"
-        query = _to_sqlite(emulate_query_rules(query, self.max_rows))
+    def near(self, ra, dec, arcmin):
+        "Objects around a position [deg]: objID and distance [arcmin], the nearest first"
+        if self.tree is None: return []
+        center, chord = sky_vectors(ra, dec), 2 * np.sin(np.radians(arcmin / 60) / 2)
+        rows = self.tree.query_ball_point(center, chord)
+        lengths = np.linalg.norm(self.tree.data[rows] - center, axis=1)
+        distances = np.degrees(2 * np.arcsin(lengths / 2)) * 60
+        return sorted({int(i): float(d) for i, d in zip(self.objIDs[rows], distances)}.items(), key=lambda pair: pair[1])
+
+    def cross_match(self, query, params):
+        "A cross-identification: its query with the uploaded positions, and what is near them, in place of #upload and #x"
+        places = _uploaded(params.get("upload", ""))
+        radius = float(params["radius"])
+        only = 1 if params.get("photoScope", "").lower().startswith("near") else None
+        found = [(k, i) for k, (_, ra, dec) in enumerate(places) for i, _ in self.near(ra, dec, radius)[:only]]
+        uploaded = [(k, *place) for k, place in enumerate(places)]
+        query = re.sub(r"\buploaded_places\b", _rows_as_table(["up_id", "up_name", "up_ra", "up_dec"], uploaded), query)
+        return re.sub(r"\bmatched_places\b", _rows_as_table(["up_id", "objID"], found), query)
+
+    def run(self, query, params=None):
+        "Names and rows of a query's result; `params` of a cross-identification"
+        if params is not None:
+            query = re.sub(r"#x\b", "matched_places", re.sub(r"#upload\b", "uploaded_places", query))
+        query = _to_sqlite(_with_tables(emulate_query_rules(query, self.max_rows), self.near))
+        if params is not None: query = self.cross_match(query, params)
         try: cursor = self.base.execute(query)
         except sqlite3.Error as e: raise ValueError(_sql_error(e)) from None
         names = [d[0] for d in cursor.description]
@@ -306,13 +409,14 @@ class SqlService:
 
     def answer(self, params):
         "Reply to SqlSearch"
-        query = params.get("cmd", "")
+        matched = "uquery" in params
+        query = params.get("uquery" if matched else "cmd", "")
         as_csv = params.get("format", "json").lower() == "csv"
         limit = f"ERROR: Maximum {self.per_minute} queries allowed per minute. Rejected query: {query}"
         with self._lock:
             try:
                 if self.throttled(): raise RequestRefused(limit)
-                names, rows = self.run(query)
+                names, rows = self.run(query, params if matched else None)
             except RequestRefused as e: names, rows = ["error_message"], [(str(e),)]
             except ValueError as e: return _error(500, "InternalServerError", str(e))
         return _csv_answer(names, rows) if as_csv else _json_answer(names, rows)
@@ -340,13 +444,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         "Answer one request"
         app = self.server.app
-        ask = app.understand(self.path, self.headers)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        ask = app.understand(self.path, self.headers, body)
         if app.latency: time.sleep(app.latency)
         answer = app.answer(ask)
         if app.faults: answer = app.faults(ask, answer) or answer
         app.note(ask, answer)
         try: self._write(answer)
         except (BrokenPipeError, ConnectionResetError): self.close_connection = True
+
+    do_POST = do_GET  # the fields of a form stand for parameters
 
     def _write(self, answer):
         "Send an answer, in whatever broken way it wants"
@@ -361,6 +468,16 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items(): self.send_header(name, value)
         self.end_headers()
         _send_body(self, answer)
+
+# %% ../nbs/13_local_server.ipynb #1fa6c47d
+def _form(headers, body):
+    "Fields and files of a form that was sent"
+    kind = headers.get("Content-Type", "")
+    if kind.startswith("application/x-www-form-urlencoded"): return dict(parse_qsl(body.decode(), keep_blank_values=True))
+    if not kind.startswith("multipart/form-data"): return {}
+    message = message_from_bytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + body)
+    fields = [(part.get_param("name", header="content-disposition"), part) for part in message.walk()]
+    return {name: part.get_payload(decode=True).decode() for name, part in fields if name}
 
 # %% ../nbs/13_local_server.ipynb #58197015
 def _send_body(handler, answer):
@@ -409,9 +526,30 @@ def _servable(survey, catalog=None):
 
 # %% ../nbs/13_local_server.ipynb #e78a70f1
 _PATHS = {
-    "cutout": re.compile(r"/dr\d+/skyserverws/imgcutout/getjpeg/?", re.I),
-    "query": re.compile(r"/dr\d+/skyserverws/searchtools/sqlsearch/?", re.I),
+    "cutout": re.compile(r"(/dr\d+)?/skyserverws/imgcutout/getjpeg/?", re.I),
+    "query": re.compile(r"(/dr\d+)?/(skyserverws/searchtools/sqlsearch/?|en/tools/search/x_(results|sql).aspx?)", re.I),
+    "radial": re.compile(r"(/dr\d+)?/skyserverws/searchtools/radialsearch/?", re.I),
+    "rectangular": re.compile(r"(/dr\d+)?/skyserverws/searchtools/rectangularsearch/?", re.I),
 }
+_FOUND = ("objid", "run", "rerun", "camcol", "field", "obj", "type", "ra", "dec", *BANDS, *(f"Err_{b}" for b in BANDS))
+_SEARCHES = {
+    "radial": ("fGetNearbyObjEq", ("ra", "dec", "radius")),
+    "rectangular": ("fGetObjFromRectEq", ("min_ra", "min_dec", "max_ra", "max_dec")),
+}
+
+def _search_query(
+    kind,  # 'radial' or 'rectangular'
+    params,  # of the request
+    max_rows,  # for limit=0
+) -> str:
+    "SQL of a search by position; ValueError for what is not served"
+    if params.get("coordType", "equatorial") != "equatorial": raise ValueError("coordType must be equatorial here.")
+    if params.get("whichPhotometry", "optical") != "optical": raise ValueError("whichPhotometry must be optical here.")
+    function, names = _SEARCHES[kind]
+    numbers = ",".join(repr(_number(params, n, -360, 360)) for n in names)
+    columns = ", ".join(f"p.{c}" for c in _FOUND)
+    rows = int(params.get("limit", 10)) or max_rows
+    return f"SELECT TOP {rows} {columns} FROM {function}({numbers}) n, PhotoPrimary p WHERE n.objID=p.objID"
 
 class _Server(ThreadingHTTPServer):
     "Threads that end with the process, and a queue for many connections"
@@ -443,10 +581,10 @@ class LocalSkyServer:
         self._server.app = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def understand(self, target, headers):
+    def understand(self, target, headers, body=b""):
         "A request, taken apart"
         url = urlsplit(target)
-        params = dict(parse_qsl(url.query, keep_blank_values=True))
+        params = dict(parse_qsl(url.query, keep_blank_values=True)) | _form(headers, body)
         kind = next((k for k, p in _PATHS.items() if p.fullmatch(url.path)), "")
         row = self.pictures.find(params) if kind == "cutout" else -1
         return _ServerRequest(kind, url.path, params, dict(headers), row)
@@ -454,6 +592,9 @@ class LocalSkyServer:
     def answer(self, ask):
         "The honest answer to a request"
         if ask.kind == "cutout": return self.pictures.answer(ask.params, ask.index)
+        if ask.kind in _SEARCHES:
+            try: return self.tables.answer(ask.params | {"cmd": _search_query(ask.kind, ask.params, self.tables.max_rows)})
+            except ValueError as e: return _error(400, "BadRequest", str(e))
         if ask.kind != "query": return html_page("404 - File or directory not found.", 404)
         if len(ask.params.get("cmd", "")) > LONGEST_URL: return html_page("Request URL Too Long", 414)
         return self.tables.answer(ask.params)

@@ -177,31 +177,44 @@ def paired_difference(
     return bootstrap(difference, true, pred, other, n_boot=n_boot, seed=seed, groups=groups)
 
 # %% ../nbs/06_metrics.ipynb #498b3c10
+def _mean_bias(
+    true,  # [..., n], dex
+    pred,  # [..., n], dex
+):  # [...]
+    "Mean of predicted minus true"
+    return np.mean(pred - true, -1)
+
 def _error_columns(true, pred):
-    "RMSE and NMAD of one bin, each with the ends of its interval"
+    "RMSE, NMAD and mean bias of one bin, each with the ends of its interval"
     row = {}
-    for f in (rmse, nmad):
+    for name, f in {"rmse": rmse, "nmad": nmad, "bias": _mean_bias}.items():
         found = bootstrap(f, true, pred, n_boot=300)
-        row[f.__name__] = found["value"]
-        row |= {f"{f.__name__}_{end}": found[end] for end in ("lo", "hi")}
+        row[name] = found["value"]
+        row |= {f"{name}_{end}": found[end] for end in ("lo", "hi")}
     return row
 
 def binned_errors(
     true,  # [n]
     pred,  # [n]
     width=None,  # dex; None: 0.1, or 0.25 if the values span more than 2 dex, as masses do
-    min_n=10,  # bins with fewer galaxies are left out
-) -> pd.DataFrame:  # center, n, and for rmse and nmad the value and the ends of its interval
-    "RMSE and NMAD in bins of the true value"
-    if not width: width = 0.1 if np.ptp(true) < 2 else 0.25
-    bins = np.floor(np.asarray(true) / width).astype(int)
+    min_n=10,  # galaxies in the first and in the last bin, which reach as far inward as that takes
+    by=None,  # [n] what to bin by; None: the true value
+) -> pd.DataFrame:  # low, high, center (median), n; rmse, nmad and bias (mean), and the ends of their intervals
+    "Errors in bins of the true value, or of the predicted one; no galaxy is left out"
+    by = np.asarray(true if by is None else by)
+    if not width: width = 0.1 if np.ptp(by) < 2 else 0.25
+    bins = np.floor(by / width).astype(int)
+    least = min(min_n, len(bins))
+    first, last = np.sort(bins)[[least - 1, -least]]
+    bins = np.clip(bins, first, last)
     rows = []
     for b in np.unique(bins):
         inside = bins == b
-        if inside.sum() < min_n: continue
-        first = {"center": (b + 0.5) * width, "n": int(inside.sum())}
-        rows.append(first | _error_columns(true[inside], pred[inside]))
-    return pd.DataFrame(rows, columns=["center", "n", "rmse", "nmad", "rmse_lo", "rmse_hi", "nmad_lo", "nmad_hi"])
+        low = min(b * width, by[inside].min())
+        high = max((b + 1) * width, by[inside].max())
+        place = {"low": low, "high": high, "center": np.median(by[inside]), "n": int(inside.sum())}
+        rows.append(place | _error_columns(true[inside], pred[inside]))
+    return pd.DataFrame(rows)
 
 # %% ../nbs/06_metrics.ipynb #ecfe8f4f
 def label_noise(

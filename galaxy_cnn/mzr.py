@@ -183,21 +183,27 @@ def enclosing_levels(
     return np.unique(ranked[rank])
 
 # %% ../nbs/33_mzr.ipynb #1b16363b
+_MARKER = {OBSERVED: "s", PREDICTED: "o"}  # told apart without color: open squares and filled circles
+_LINE = {OBSERVED: "-", PREDICTED: "--"}
+
 def _plot_contours(ax, log_mass, oh, color, grid=60):
     "Contours of the galaxies' density on a grid of `grid` cells across, or the galaxies themselves if they are few"
-    if len(oh) < POINTS_BELOW: return ax.scatter(log_mass, oh, s=8, color=color, alpha=0.35, lw=0)
+    if len(oh) < POINTS_BELOW:
+        style = {"s": 9, "facecolor": "none", "lw": 0.5} if color == OBSERVED else {"s": 6, "facecolor": color, "lw": 0}
+        return ax.scatter(log_mass, oh, edgecolor=color, alpha=0.35, **style)
     ends = [np.quantile(v, [0.001, 0.999]) for v in (log_mass, oh)]
     ends[1] = ends[1] + [-0.1, 0.1]
     density, x, y = np.histogram2d(log_mass, oh, grid, ends)
     density = gaussian_filter(density, 1.5)
     levels = enclosing_levels(density)
-    ax.contour((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2, density.T, levels=levels, colors=[color], linewidths=0.8)
+    ax.contour((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2, density.T, levels=levels, colors=[color],
+               linewidths=0.8, linestyles=_LINE[color])
 
 def _plot_percentiles(ax, log_mass, oh, color, label, shift=0.0):
     "Median per mass bin with a bar from the 16th to the 84th percentile, moved by `shift` [dex] along the axis"
     found = binned_percentiles(log_mass, oh)
     bars = [found["p50"] - found["p16"], found["p84"] - found["p50"]]
-    style = dict(fmt="o", ms=4, lw=1.4, capsize=2)
+    style = dict(fmt=_MARKER[color], mfc="white" if color == OBSERVED else color, ms=4, lw=1.4, capsize=2)
     ax.errorbar(found["log_mass"] + shift, found["p50"], bars, color=color, label=label, **style)
 
 # %% ../nbs/33_mzr.ipynb #a8922243
@@ -239,17 +245,17 @@ def scatter_figure(
         _plot_scatter(ax, observed[name]["bins"], OBSERVED, "observed")
         _plot_scatter(ax, predicted[name]["bins"], PREDICTED, "predicted")
         ax.set_xlabel(axis_label("log_mass"))
-        panel_titles(ax, note=title)
+        panel_titles(ax, sky, title)
     axes[0].set(ylabel="RMS deviation [dex]", ylim=(0, None))
     axes[0].legend(fontsize=8, frameon=False, loc="lower left")
-    panel_titles(axes[1], sky, axes[1].get_title(loc="left"))
     return fig
 
 def _plot_scatter(ax, bins, color, label):
     "Scatter with its interval against mass"
     table = pd.DataFrame(bins, columns=["log_mass", "value", "lo", "hi"])
     bars = [table["value"] - table["lo"], table["hi"] - table["value"]]
-    ax.errorbar(table["log_mass"], table["value"], bars, fmt="o-", ms=3, lw=1, color=color, label=label)
+    style = dict(fmt=_MARKER[color] + _LINE[color], mfc="white" if color == OBSERVED else color)
+    ax.errorbar(table["log_mass"], table["value"], bars, ms=4, lw=1, color=color, label=label, **style)
 
 # %% ../nbs/33_mzr.ipynb #a6236b17
 def fixed_mass_figure(

@@ -6,7 +6,9 @@
 __all__ = ['stem_of', 'find_images', 'name_columns', 'check_output', 'predict']
 
 # %% ../nbs/40_predict.ipynb #80ee526e
-import csv
+import os
+import re
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,70 +19,87 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .files import Incomplete, InputError, atomic_path, read_ahead
-from .images import IMAGE_ENDINGS, map_files, try_read_image
+from .images import IMAGE_ENDINGS, image_ending, image_tree, map_files, try_read_image
 from .ood import ood_features
 from .run import Run, read_run
 from .catalogs import catalog_files
 from .survey import image_sources, read_survey
-from .train import fit_error_model
 from .uncertainty import ErrorModel, Prediction
 
 # %% ../nbs/40_predict.ipynb #9108ac66
-_SUFFIXES = IMAGE_ENDINGS
-
 def stem_of(
     file,  # path of an image
 ) -> str:
     "Name of an image without folder and ending: 'a/123.fits.gz' is '123'"
-    name = Path(file).name
-    ending = next((s for s in _SUFFIXES if name.lower().endswith(s)), Path(file).suffix)
-    return name[:len(name) - len(ending)]
+    name = os.path.basename(file)
+    return name.removesuffix(image_ending(name) or Path(name).suffix)
 
 # %% ../nbs/40_predict.ipynb #d91641d3
 def _by_number(file):
-    "Sort key: names that are numbers by their value, the others after them by name"
+    "Sort key: names that are numbers by their value, the others after them by name; equal names by folder"
     stem = stem_of(file)
-    return (0, int(stem), "") if stem.isascii() and stem.isdigit() else (1, 0, stem)
+    if stem.isascii() and stem.isdigit(): return 0, int(stem), "", file
+    return 1, 0, stem, file
 
 # %% ../nbs/40_predict.ipynb #3e07ddcf
 def _listed(file):
-    "Paths in a text file, one a line; relative ones are relative to the file's folder"
-    try: lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError: raise InputError(f"{file} is not a text file with one path a line.") from None
-    return [str(Path(file).parent / line.strip()) for line in lines if line.strip()]
-
-# %% ../nbs/40_predict.ipynb #11743778
-def _images_at(path):
-    "Paths of the images in a folder or in a list, or of the image itself"
-    if path.is_dir(): return sorted((str(f) for f in path.iterdir() if _is_image(f)), key=_by_number)
-    if path.suffix.lower() == ".txt" and path.exists(): return _listed(path)
-    if _is_image(path): return [str(path)]
-    message = f"{path} is no folder, no image ({', '.join(_SUFFIXES)}) and no .txt file that lists images."
-    if path.exists(): raise InputError(message)
-    raise FileNotFoundError(message)
-
-def _is_image(path): return path.name.lower().endswith(_SUFFIXES)
+    "Paths in a text file, one a line; relative ones are relative to the file's folder, ~ is the home"
+    data = Path(file).read_bytes()
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try: lines = re.split("[\r\n]+", data.decode(encoding))
+    except UnicodeDecodeError: raise InputError(f"{file} is not text: save it in UTF-8, with one path a line.") from None
+    return [str(Path(file).parent / os.path.expanduser(line.strip())) for line in lines if line.strip()]
 
 # %% ../nbs/40_predict.ipynb #ef843fa3
 def find_images(
     source,  # a Survey, a folder of images, a text file that lists them, an image, or a list of any of these
-) -> list:  # paths as strings, in order; whether the images can be read is found out when they are read
-    "Paths of the images that `source` means; `InputError` or `FileNotFoundError` where it means none"
-    if isinstance(source, (list, tuple)): return [f for s in source for f in find_images(s)]
-    path = Path(source)
-    if catalog_files(path): return image_sources(read_survey(path))
-    files = _images_at(path)
-    if not files: raise InputError(f"{path} holds no images ({', '.join(_SUFFIXES)}).")
-    return files
+) -> tuple:  # paths of images in order, which may be unreadable; paths of other files, which a folder holds
+    "Images that `source` means, and what was passed over; `InputError` or `FileNotFoundError` where it means none"
+    if isinstance(source, (list, tuple)): return _join([find_images(s) for s in source])
+    path, others = Path(source), []
+    if catalog_files(path): return image_sources(read_survey(path)), others
+    listed = path.suffix.lower() == ".txt" and path.is_file()
+    if path.is_dir(): files, others = image_tree(path)
+    elif listed: files = _listed(path)
+    elif image_ending(path): files = [str(path)]
+    else: raise _no_source(path)
+    if not files: raise InputError(_no_images(path, others))
+    return files if listed else sorted(files, key=_by_number), others
+
+def _join(found):
+    "Images and other files of several sources"
+    return [f for files, _ in found for f in files], [f for _, others in found for f in others]
+
+def _no_source(path):
+    "What to raise for a path that is neither images nor names them"
+    message = f"{path} is no folder, no image ({', '.join(IMAGE_ENDINGS)}) and no .txt file that lists images."
+    return InputError(message) if path.exists() else FileNotFoundError(message)
+
+def _no_images(path, others):
+    "Sentence on a folder or list without images"
+    there = f"; it holds {_some(others)}" if others else ""
+    return f"{path} holds no images ({', '.join(IMAGE_ENDINGS)}){there}."
+
+def _some(files):
+    "The names of a few files"
+    names = [os.path.basename(f) for f in files[:3]]
+    if len(files) > 3: names.append(f"and {len(files) - 3} more")
+    return ", ".join(names)
 
 # %% ../nbs/40_predict.ipynb #5a92e96b
 def name_columns(
     files,  # paths of images
-) -> pd.DataFrame:  # image (str), objID (Int64, missing where the stem is not an id)
+) -> pd.DataFrame:  # image (str), objID (Int64, missing where the stem is not an id), path (str)
     "The columns that say which image a row is about"
-    stems = [stem_of(f) for f in files]
+    paths = [_text(f) for f in files]
+    stems = [stem_of(f) for f in paths]
     ids = [int(s) if s.isascii() and s.isdigit() and int(s) < 2**63 else None for s in stems]
-    return pd.DataFrame({"image": pd.array(stems, dtype="str"), "objID": pd.array(ids, dtype="Int64")})
+    columns = {"image": pd.array(stems, dtype="str"), "objID": pd.array(ids, dtype="Int64")}
+    return pd.DataFrame({**columns, "path": pd.array(paths, dtype="str")})
+
+def _text(path):
+    "A path, or a sentence with one in it, as text, which a name on disk need not be"
+    return os.fsencode(path).decode(errors="replace")
 
 # %% ../nbs/40_predict.ipynb #135bf2ba
 def check_output(
@@ -88,7 +107,7 @@ def check_output(
 ) -> Path:
     "`out` as a path that can be written; `InputError` before any work is done where it cannot"
     out = Path(out)
-    if out.suffix not in (".parquet", ".csv"): raise InputError(f"{out} must end in .parquet or .csv.")
+    if out.suffix.lower() not in (".parquet", ".csv"): raise InputError(f"{out} must end in .parquet or .csv.")
     if out.is_dir(): raise InputError(f"{out} is a folder: name a file.")
     trial = out.parent / f".{out.name}.test"
     try:
@@ -101,7 +120,7 @@ def check_output(
 @contextmanager
 def _table_writer(out):
     "Yield a function that appends a DataFrame to the table `out`; the file appears when the block ends"
-    append_to = _append_to_csv if Path(out).suffix == ".csv" else _append_to_parquet
+    append_to = _append_to_csv if Path(out).suffix.lower() == ".csv" else _append_to_parquet
     with atomic_path(out) as tmp, append_to(tmp) as append: yield append
 
 # %% ../nbs/40_predict.ipynb #15fd510f
@@ -158,20 +177,26 @@ def _no_rows(run, errors):
     flag = np.zeros(0, bool) if errors.detector else None
     return Prediction.empty(len(run.targets)).to_table(run.targets, errors, flag)
 
-# %% ../nbs/40_predict.ipynb #eaadfb57
-def _error_model(run):
-    "Error model of a Run; of an older one that has none, fitted if its Survey can be reached, else empty with a note"
-    errors = ErrorModel.load(run.path)
-    if errors: return errors
-    try: return fit_error_model(run)
-    except (InputError, FileNotFoundError) as e: return ErrorModel({}, None, [f"No error bars and no flag: {e}"])
+# %% ../nbs/40_predict.ipynb #c6b632f7
+def _notes(run, widths, others):
+    "Sentences on pictures of another width than those of the training, and on files that were passed over"
+    notes, known = [], run.card["survey"].get("size")  # an older card does not say it
+    strange = {width: n for width, n in widths.items() if known and width != known}
+    if strange:
+        found = ", ".join(f"{n} of {width} px" for width, n in sorted(strange.items()))
+        notes.append(f"Pictures of another width than those of the training ({known} px): {found}. The network sees the "
+                     f"central {run.size} px without resampling: galaxies must be as large [px] as in the training.")
+    if others: notes.append(f"Files that are no images and were passed over: {len(others)} ({_some(others)}).")
+    return notes
 
 # %% ../nbs/40_predict.ipynb #554519e8
+def _failure_file(out): return out.with_name(f"{out.stem}.errors.csv")
+
 def _write_failures(file, failures):
     "Write the table of files that could not be used, or remove an old one where there are none"
     if not failures: return file.unlink(missing_ok=True)
-    with atomic_path(file) as tmp, open(tmp, "w", encoding="utf-8", newline="") as f:
-        csv.writer(f).writerows([("image", "file", "error"), *failures])
+    table = name_columns([file for file, _ in failures]).assign(error=[_text(message) for _, message in failures])
+    with atomic_path(file) as tmp: table.to_csv(tmp, index=False)
 
 # %% ../nbs/40_predict.ipynb #7927cfbf
 def predict(
@@ -180,23 +205,32 @@ def predict(
     out,  # table to write: .parquet or .csv
     tta: bool = True,  # average the eight flips and quarter turns (the dihedral group) of each cutout
     bs: int = 256,  # cutouts in a batch
-) -> dict:  # n: rows written, errors: files that could not be read, notes: what the table could not say
+) -> dict:  # n: rows written, errors: files that could not be read, notes: what the table does not show
     "Predict for `source`; raises `Incomplete` after the work where some files could not be read"
-    out, files = check_output(out), find_images(source)
+    out, (files, others) = check_output(out), find_images(source)
     run = run if isinstance(run, Run) else read_run(run)
-    errors = _error_model(run)
+    errors = ErrorModel.load(run.path) or _no_error_model(run)
     step = 4 * bs  # files in a chunk
-    n, failures = 0, []
+    n, failures, widths = 0, [], Counter()
     with _table_writer(out) as append, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2) as bar:
         for chunk in read_ahead(lambda i: _read_chunk(files[i:i + step], run.size), range(0, len(files), step)):
             rows = _predict_chunk(run, errors, chunk, tta, bs)
             append(rows)
             n += len(rows)
-            failures += [(stem_of(file), file, message) for file, _, message in chunk if message]
+            failures += [(file, message) for file, _, message in chunk if message]
+            widths.update(image.shape[1] for _, image, message in chunk if not message)
             bar.update(len(chunk))
-    failure_file = out.with_name(f"{out.stem}.errors.csv")
-    _write_failures(failure_file, failures)
-    if failures:
-        raise Incomplete(f"{out} holds {n} galaxies; {len(failures)} of {len(files)} files could not be used, "
-                         f"listed in {failure_file}: {failures[0][2]}")
-    return {"n": n, "errors": 0, "notes": errors.notes}
+    _write_failures(_failure_file(out), failures)
+    notes = [*errors.notes, *_notes(run, widths, others)]
+    if failures: raise Incomplete(" ".join([_failure_sentence(out, n, failures), *notes]))
+    return {"n": n, "errors": 0, "notes": notes}
+
+# %% ../nbs/40_predict.ipynb #62c611f0
+def _no_error_model(run):
+    "Error model of a Run that was trained without one"
+    return ErrorModel({}, None, [f"No error bars and no flag: `galaxy-cnn evaluate {run.path}` makes them."])
+
+def _failure_sentence(out, n, failures):
+    "What is in the table and what is not"
+    return (f"{out} holds {n} galaxies; {len(failures)} of {n + len(failures)} files could not be used, "
+            f"listed in {_failure_file(out)}: {failures[0][1]}")

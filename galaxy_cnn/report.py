@@ -260,7 +260,7 @@ def _captions(folder):
     file = folder / "captions.json"
     captions = read_json(file) if file.is_file() else {}
     if isinstance(captions, dict): return captions
-    raise InputError(f"{file} is not a JSON object from file name to caption: mend or delete it.")
+    raise InputError(f"{file} is not a JSON object from file name to caption: fix or delete it.")
 
 def find_figures(
     run: Run,

@@ -97,7 +97,7 @@ class Run:
             raise InputError(
                 f"{path} is not the Survey that {self.path} was trained on ({len(survey)} galaxies, fingerprint "
                 f"{survey.fingerprint[:8]}; expected {known['n']}, {known['fingerprint'][:8]}): give that one, "
-                "or use `predict`.")
+                "or use `galaxy-cnn predict`.")
         return survey.select(~survey.catalog["objID"].isin(known["dropped"]))
 
     def split_of(self, survey):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SKYSERVER', 'RELEASE', 'SIZE_LIMITS', 'OUTCOMES', 'LONGEST_URL', 'MAX_QUERY_ROWS', 'TABLES', 'PAPER_CUTS',
-           'CutoutRequest', 'check_cutout', 'cutout_scale', 'RequestPolicy', 'backoff', 'retry_after', 'Limiter',
-           'TableError', 'RequestRefused', 'parse_table', 'format_rows', 'format_header', 'check_image', 'text_tile',
-           'HttpReply', 'judge_cutout', 'Client', 'get_cutout', 'clean_sql', 'QueryRefused', 'ServerFault', 'get_table',
-           'table_columns', 'part_query', 'get_count']
+           'R_EXTINCTION', 'FIRST_COLUMNS', 'CutoutRequest', 'check_cutout', 'cutout_scale', 'RequestPolicy', 'backoff',
+           'retry_after', 'Limiter', 'TableError', 'RequestRefused', 'parse_table', 'format_rows', 'format_header',
+           'check_image', 'text_tile', 'HttpReply', 'judge_cutout', 'Client', 'get_cutout', 'clean_sql', 'QueryRefused',
+           'ServerFault', 'get_table', 'table_columns', 'row_keys', 'part_query', 'get_count']
 
 # %% ../nbs/12_skyserver.ipynb #d71037d1
 import json
@@ -54,7 +54,7 @@ class CutoutRequest:
     @property
     def query(self):
         "Query string: the position with all its digits, the scale with six decimals"
-        position = f"ra={float(self.ra)!r}&dec={float(self.dec)!r}"
+        position = f"ra={float(self.ra) % 360!r}&dec={float(self.dec)!r}"
         return f"{position}&scale={self.scale:.6f}&width={self.size}&height={self.size}"
 
     @property
@@ -494,6 +494,8 @@ def clean_sql(
     query = " ".join(without_comments.split())
     if not query.lower().startswith("select "):
         raise InputError(f"The query must begin with SELECT, not {query[:20]!r}.")
+    if re.search(r"\binto\b", query, re.I):
+        raise InputError("The query has an INTO, which writes a table in CasJobs alone: send it without that.")
     if ";" in query:
         raise InputError("The query has a ';', which SkyServer refuses: send one statement without it.")
     if len(urlencode({"cmd": query})) > LONGEST_URL:
@@ -559,7 +561,7 @@ class _SdssTable:
 
 TABLES = {
     "SpecObj": _SdssTable("S", r"specObjID|z|zErr"),
-    "Galaxy": _SdssTable("G", r"objID|ra|dec|petro\w+|modelMag\w*"),
+    "Galaxy": _SdssTable("G", r"objID|ra|dec|petro\w+|modelMag\w*|ebv"),
     "GalSpecLine": _SdssTable("L", r"\w+_flux(_err)?"),
     "GalSpecInfo": _SdssTable("I", ""),
     "GalSpecIndx": _SdssTable("X", "d4000"),
@@ -586,19 +588,44 @@ _MPA_JHU = " ".join(
     for name, t in TABLES.items() if name.startswith("GalSpec"))
 _JOINED_TABLES = f"FROM SpecObj AS S JOIN Galaxy AS G ON S.bestObjID = G.objID {_MPA_JHU}"
 
-def _where(cuts, after):
+def _where(cuts, after, key="S.specObjID"):
     "Conditions of a query: rows after a key that pass the cuts"
-    return f"S.specObjID > {after}" + (f" AND {cuts}" if cuts else "")
+    return f"{key} > {after}" + (f" AND ({cuts})" if cuts else "")
+
+# %% ../nbs/12_skyserver.ipynb #cac7dbfa
+_PRIME = 2147483563  # a modulus of L'Ecuyer (1988), with its multiplier
+_MULTIPLIER = 40014
+_MIXED = f"(G.objID % {_PRIME} * {_MULTIPLIER} % {_PRIME})"
+_HASH = f"({_MIXED} * {_MIXED} % {_PRIME} * {2**31} + S.specObjID % {_PRIME})"
+
+def row_keys(
+    table: pd.DataFrame,  # with objID and specObjID
+    sample: bool,  # by the hash
+) -> np.ndarray:
+    "Keys that the parts of a catalog are ordered by, as integers: specObjID, or the hash"
+    if not sample: return table["specObjID"].to_numpy()
+    mixed = table["objID"].to_numpy("int64") % _PRIME * _MULTIPLIER % _PRIME
+    spectrum = (table["specObjID"].to_numpy("uint64") % np.uint64(_PRIME)).astype("int64")
+    return mixed * mixed % _PRIME * 2**31 + spectrum
 
 # %% ../nbs/12_skyserver.ipynb #ddac6669
+R_EXTINCTION = 2.751  # extinction_r / E(B-V) of SDSS's photometric catalog (Stoughton et al. 2002, Table 22)
+_COMPUTED = {"ebv": f"G.extinction_r / {R_EXTINCTION} AS ebv"}
+_LATER = ("lgm_tot_p16", "lgm_tot_p84", "sfr_tot_p16", "sfr_tot_p84", "ebv")
+FIRST_COLUMNS = tuple(c for c in COLUMNS if c not in _LATER)  # what downloads asked for before there were the others
+
 def part_query(
     cuts: str,  # SQL conditions, '' for none
-    after: int,  # specObjID after which the part begins
+    after: int,  # key after which the part begins
     rows: int,  # at most
+    columns=tuple(COLUMNS),  # those of ours to ask for
+    sample: bool = False,  # in order of the hash
 ) -> str:
-    "SQL for the next part of the catalog, in order of specObjID"
-    columns = ", ".join(f"{t.alias}.{c}" for name, t in TABLES.items() for c in table_columns(name))
-    return f"SELECT TOP {rows} {columns} {_JOINED_TABLES} WHERE {_where(cuts, after)} ORDER BY S.specObjID"
+    "SQL for the next part of the catalog, in order of specObjID or of the hash"
+    pairs = ((t.alias, c) for name, t in TABLES.items() for c in table_columns(name) if c in columns)
+    listed = ", ".join(_COMPUTED.get(c, f"{alias}.{c}") for alias, c in pairs)
+    key = _HASH if sample else "S.specObjID"
+    return f"SELECT TOP {rows} {listed} {_JOINED_TABLES} WHERE {_where(cuts, after, key)} ORDER BY {key}"
 
 def get_count(
     client: Client,

@@ -27,7 +27,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from galaxy_cnn.catalogs import (
-    MISSING, as_numbers, cast_columns, catalog_files, check_ids, content_hash, hash_columns, read_catalog,
+    MISSING, as_numbers, cast_columns, catalog_files, check_ids, content_hash, hash_columns, label_files, read_catalog,
+    with_labels,
 )
 from .files import InputError, atomic_path, bytes_or_none, read_json, versions, write_json
 from .images import CUTOUT_SIZE, IMAGE_ENDINGS, PackedCutout, blank_reason, image_ending, read_pixels
@@ -167,8 +168,14 @@ def read_survey(
     if not isinstance(info, dict): raise InputError(f"{card} is not a JSON object: restore it or delete it.")
     described = info.get("catalog_hash", content_hash(catalog))
     if described != content_hash(catalog) and described != content_hash(read_catalog(path, as_written=True)[0]):
-        raise InputError(f"{file} is not the catalog that {card} describes: restore it or make the Survey again.")
-    return Survey(path, catalog, info)
+        raise InputError(f"{file} is not the catalog that {card} describes: {_restoring(path)}.")
+    return Survey(path, with_labels(catalog, path), info)
+
+def _restoring(path):
+    "Clause on how to come back to the catalog that survey.json describes, without losing columns of one's own"
+    if (path / "downloads.sqlite").exists():
+        return f"`galaxy-cnn verify {path} --repair` restores it, and moves columns of yours to a labels file beside it"
+    return "restore it, and put columns of your own into labels.csv beside it (objID and your columns)"
 
 # %% ../nbs/07_survey.ipynb #bedb0444
 def write_survey(
@@ -332,7 +339,7 @@ def _survey_stamp(
 ) -> str:
     "Hash of name, size and time of the catalog and of each image"
     path = Path(path)
-    entries = catalog_files(path)
+    entries = catalog_files(path) + label_files(path)
     if (path / "images").is_dir(): entries += os.scandir(path / "images")
     states = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file())
     return blake2b(repr(states).encode(), digest_size=16).hexdigest()

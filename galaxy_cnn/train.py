@@ -145,7 +145,7 @@ def _check_options(start, *, folds, gp, **numbers):
                          f"not {numbers['size']}.")
     if gp and not (start and folds):
         raise InputError("A Gaussian process stands beside each network of a cross-validation and reads what "
-                         "a pretrained one measures: give --init and --folds too.")
+                         "a pretrained one measures: give `init` and `folds` too.")
 
 # %% ../nbs/29_train.ipynb #4180e863
 def _check_same_plan(
@@ -312,20 +312,19 @@ def _survey_entry(survey, plan):
     "Entry of the card that says what was trained on"
     entry = {"name": survey.name, "path": survey.info.get("path", survey.path.resolve()),
              "fingerprint": plan.fingerprint, "n": len(survey) + len(plan.dropped), "mock": survey.is_mock,
-             "dropped": plan.dropped}
+             "size": survey.size, "dropped": plan.dropped}
     if "mock_version" in survey.info: entry["mock_version"] = survey.info["mock_version"]
     return entry
 
 # %% ../nbs/29_train.ipynb #9ed28a26
 def fit_error_model(
     run: Run,
-    survey=None,  # the Run's Survey, from `run.survey()`; None: read from where it was
+    survey: Survey,  # the Run's, from `run.survey()`
     prediction: Prediction | None = None,  # `run.predict(survey)`, where it is known already
     seed=0,
     say=lambda note: None,  # takes each note on what is missing
 ) -> ErrorModel:
     "Fit the error model of a Run on its held-out galaxies, and write it into the Run's folder"
-    survey = survey or run.survey()
     split = run.split_of(survey)
     rows = np.flatnonzero(split.calibration)
     true = np.stack([survey.target(t)[rows] for t in run.targets], 1)
@@ -391,7 +390,7 @@ def train(
 
 # %% ../nbs/29_train.ipynb #7deb7031
 _FEW_LABELS_MESSAGE = (f"Fewer than {FEW_LABELS} galaxies: {{}} networks start from the one pretrained on a mock sky, "
-                       "with a Gaussian process beside each (--init none trains from scratch).")
+                       "with a Gaussian process beside each (`galaxy-cnn train --init none` trains from scratch).")
 _NO_MEMORY_MESSAGE = "{} cutouts of {} px do not fit into the memory that is free: they are read again in every epoch."
 
 def _silent(message): pass

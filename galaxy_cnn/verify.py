@@ -20,21 +20,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from .catalogs import content_hash, label_files, read_catalog, with_labels
 from galaxy_cnn.download import (
-    DAMAGED, FINAL, NOTHING_THERE, Part, Record, RecordRow, SUMS_FILE, SUPERSEDED, clear_leftovers, fetch_all,
-    fetch_catalog, get_parts, get_settings, part_keys, part_settings, pending_objects, read_sums, requested_objects,
-    set_settings, store_part,
+    FINAL, NOTHING_THERE, SUMS_FILE, clear_leftovers, fetch_all, fetch_catalog, own_columns, part_keys, part_settings,
+    pending_objects, read_sums, requested_objects, set_aside,
 )
 from .files import InputError, file_hash, map_unordered, read_json
 from .images import CUTOUT_SIZE
+from galaxy_cnn.record import (
+    DAMAGED, Part, Record, RecordRow, SUPERSEDED, get_parts, get_settings, set_settings, store_part,
+)
 from .skyserver import Client, RequestPolicy, check_image
-from .survey import Survey, content_hash, read_catalog
+from .survey import Survey
 
 # %% ../nbs/15_verify.ipynb #e1a3f96f
 @dataclass(frozen=True)
 class Finding:
     "A fault of one of a Survey's files"
-    what: str  # 'cutout', 'catalog', 'part', 'record', 'survey.json', 'sums', 'stray'
+    what: str  # 'cutout', 'catalog', 'labels', 'part', 'record', 'survey.json', 'sums', 'stray'
     name: str  # objID, or the file's name
     state: str  # 'damaged', 'missing', 'stray' or 'unproven'
     message: str
@@ -58,7 +61,7 @@ class Verification:
     def table(self):
         "Counts, one row for each kind of file"
         rows = []
-        for what in "cutout", "catalog", "part", "record", "survey.json", "sums", "stray":
+        for what in "cutout", "catalog", "labels", "part", "record", "survey.json", "sums", "stray":
             states = [f.state for f in self.findings if f.what == what]
             rows.append({
                 "what": what,
@@ -80,7 +83,9 @@ def _inspect_file(out, name, what, sums, check):
     file = out / name
     def damaged(message): return [Finding(what, name, "damaged", message)]
     if not file.exists(): return [Finding(what, name, "missing", "the file is not there")]
-    if name in sums and file_hash(file) != sums[name]: return damaged(f"its SHA-256 is not the one in {SUMS_FILE}")
+    if name in sums and file_hash(file) != sums[name]:
+        foreign = _foreign_columns(out) if what == "catalog" else ""
+        return damaged(f"its SHA-256 is not the one in {SUMS_FILE}{foreign}")
     try: wrong = check(file)
     except (InputError, FileNotFoundError, OSError, ValueError, sqlite3.DatabaseError) as e:
         wrong = str(e).splitlines()[0]
@@ -93,6 +98,20 @@ def _check_catalog(file):
     except (InputError, FileNotFoundError, AttributeError): return ""
     if described in (None, content_hash(catalog)): return ""
     return "its values are not those that survey.json describes"
+
+def _foreign_columns(out):
+    "Clause on columns of a downloaded catalog that did not come from the server, or ''"
+    if not (out / "downloads.sqlite").exists(): return ""
+    names = own_columns(out)
+    return f"; {', '.join(names)} did not come from the server: --repair moves that to a labels file" if names else ""
+
+def _inspect_labels(out):
+    "Finding for the files with labels of one's own, if they cannot be joined to the catalog"
+    try: catalog, _ = read_catalog(out)
+    except (InputError, FileNotFoundError): return []
+    try: with_labels(catalog, out)
+    except InputError as e: return [Finding("labels", label_files(out)[0].name, "damaged", str(e))]
+    return []
 
 def _check_info(file):
     "The fault of survey.json, or ''"
@@ -305,6 +324,7 @@ def inspect(
     catalog = "catalog.csv" if own_table else "catalog.parquet"
     found = _inspect_images(files, expected, progress)
     found += _inspect_file(out, catalog, "catalog", files.sums, _check_catalog)
+    found += _inspect_labels(out)
     found += _inspect_parts(files)
     if files.downloaded: found += _inspect_file(out, "downloads.sqlite", "record", files.sums, _check_record)
     if files.downloaded or has_info: found += _inspect_file(out, "survey.json", "survey.json", files.sums, _check_info)
@@ -313,6 +333,7 @@ def inspect(
     checked = {
         "cutout": len(expected),
         "catalog": 1,
+        "labels": len(label_files(out)),
         "part": len(_expected_parts(files)),
         "record": int(files.downloaded),
         "survey.json": int(has_info),
@@ -327,13 +348,14 @@ def _take_back(out, record, findings):
     for finding in findings:
         if finding.what == "part" and finding.name in parts:
             store_part(record, replace(parts[finding.name], sha256=""))
+            set_aside(out, finding.name)
     bad = [int(f.name) for f in findings if f.what == "cutout" and f.state in ("damaged", "missing")]
     rows = []
     for objID in bad:
         for row in record.rows("objID = ? AND outcome IN ('ok', 'bad_request', 'wrong_size')", (objID,)):
             detail = f"was {row.outcome}; taken back by a repair"
             rows.append(RecordRow(objID, row.request, DAMAGED, detail=detail))
-    for objID in bad: (out / "images" / f"{objID}.jpg").unlink(missing_ok=True)
+    for objID in bad: set_aside(out, f"images/{objID}.jpg")
     record.put(rows)
 
 # %% ../nbs/15_verify.ipynb #176e3c97
@@ -349,6 +371,7 @@ def _rebuild_parts(out, record, files):
     hashes = _expected_parts(files)
     on_disk = {f"catalog_parts/{f.name}" for f in (out / "catalog_parts").glob("[0-9]*.parquet")}
     names = sorted(on_disk | hashes.keys())
+    sample = files.settings.get("sample", False)
     rows = [_good_rows(out / name, hashes.get(name)) for name in names]
     total = files.settings.get("total")
     numbered = names == [f"catalog_parts/{i:05d}.parquet" for i in range(len(names))]
@@ -363,13 +386,11 @@ def _rebuild_parts(out, record, files):
         store_part(record, Part(number, after, n, file.name, "" if gap else file_hash(file)))
         if number + 1 == len(rows): break
         # the next part begins after the last key of this one, or, if this one is the gap, with its own first key
-        after = part_keys(out / names[number + 1])[0] - 1 if gap else part_keys(file)[1]
+        after = part_keys(out / names[number + 1], sample)[0] - 1 if gap else part_keys(file, sample)[1]
 
 def _rebuild(out, files):
     "A new record in place of a damaged one, with its settings and the parts of the catalog that are whole"
-    for suffix in ("", "-wal", "-shm"):
-        old = Path(f"{out / 'downloads.sqlite'}{suffix}")
-        if old.exists(): os.replace(old, f"{old}.damaged")
+    for suffix in ("", "-wal", "-shm"): set_aside(out, f"downloads.sqlite{suffix}")
     record = Record(out / "downloads.sqlite")
     set_settings(record, **files.settings)
     _rebuild_parts(out, record, files)
@@ -419,7 +440,9 @@ def _repair(out, found, client, progress):
             n = _adopt(out, record, files)
             taken = f"{n} cutouts are taken as they are: they decode, but nothing is left that proves them."
             if n: messages.append(taken)
-        reason = fetch_all(out, record, client, progress)["reason"]
+        summary = fetch_all(out, record, client, progress)
+        messages += summary["notes"]
+        reason = summary["reason"]
         if reason: messages.append(f"Not all could be healed: {reason}.")
     return messages
 

@@ -27,3 +27,10 @@ def few(mock_survey, tmp_path_factory):
     folder.mkdir()
     (folder / "images").symlink_to(mock_survey.path / "images")
     return write_survey(folder, mock_survey.catalog.head(96), mock_survey.info)
+
+
+@pytest.fixture(scope="session")
+def mock_run(mock_survey, tmp_path_factory):
+    "A Run of one epoch: it knows nothing, and is whole"
+    from galaxy_cnn.train import train
+    return train(mock_survey, tmp_path_factory.mktemp("runs") / "run", arch="xresnet_tiny", epochs=1, quiet=True)

@@ -3,6 +3,7 @@ import ast
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -83,6 +84,32 @@ def test_a_benchmark_is_short_of_line_and_takes_options_machine_and_writer_from_
     if script.stem in ("harness", "readme"): return
     assert len(text.splitlines()) <= 410
     for own in ("import argparse", "/proc/cpuinfo", "json.dump(", "statistics.median"): assert own not in text, own
+
+
+# ---- the numbers of the README
+
+
+def test_the_readme_has_no_number_in_dex_that_is_not_generated_or_published():
+    from galaxy_cnn.literature import NESTED_RMSE
+    text = (ROOT / "README.md").read_text()
+    before, generated, after = re.split(r"<!-- /?results -->", text)
+    known = {f"{NESTED_RMSE[key]:.4f}" for key in ("mean", "std")}
+    assert set(re.findall(r"\b0\.\d{3,}", before + after)) <= known
+    assert len(set(re.findall(r"\b0\.\d{3,}", generated))) >= 10
+    assert len(text.splitlines()) <= 170, "short, and a pleasure to read"
+
+
+def test_a_galaxy_held_out_in_several_deals_is_drawn_with_all_its_residuals():
+    import real_sample
+    rng = np.random.default_rng(0)
+    once = rng.normal(0, 0.1, 100)
+    deals = {name: np.tile(once * f, 3) for name, f in (("default", 1), ("scratch", 1.2))}
+    width = {}
+    for kind, ids in (("one galaxy", np.tile(np.arange(100), 3)), ("three galaxies", np.arange(300))):
+        row = real_sample.curve_row(deals, ids)
+        width[kind] = row["default"]["hi"] - row["default"]["lo"]
+        assert row["default_minus_scratch"]["hi"] < 0 and row["galaxies"] == len(set(ids))
+    assert width["one galaxy"] == pytest.approx(3**0.5 * width["three galaxies"], rel=0.15)
 
 
 # ---- benchmarks/gpu.py

@@ -42,10 +42,7 @@ def sky(mock_survey): return mock_survey.path
 
 
 @pytest.fixture(scope="session")
-def run(sky, tmp_path_factory):
-    "A Run of one epoch: it knows nothing, and is whole"
-    from galaxy_cnn.train import train
-    return train(sky, tmp_path_factory.mktemp("runs") / "run", arch="xresnet_tiny", epochs=1, quiet=True).path
+def run(mock_run): return mock_run.path
 
 
 # ---- the path of a user
@@ -125,6 +122,20 @@ def test_predicting_in_spite_of_broken_files_ends_with_1(capsys, sky, run, tmp_p
     shutil.copy(images[2], tmp_path)
     assert call(capsys, "predict", run, tmp_path, "--out", tmp_path / "t.csv")[0] == 0
     assert not (tmp_path / "t.errors.csv").exists(), "the old errors are gone when there are none"
+
+
+def test_a_home_folder_is_found_in_every_path_argument(capsys, sky, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = tmp_path / "mes données, été"
+    place.mkdir()
+    (place / "the sky").symlink_to(sky)
+    (place / "the run").symlink_to(run)
+    code, _, err = call(capsys, "predict", "~/mes données, été/the run", "~/mes données, été/the sky", "--out=~/ma  table.csv")
+    assert code == 0 and len(pd.read_csv(tmp_path / "ma  table.csv")) == 240, err
+    code, _, err = call(capsys, "train", "~/none  here", "--out", "~/x", "--init=~/nothing", *FAST)
+    assert code == 2 and f"{tmp_path}/none  here" in err and "~" not in err
+    code, _, err = call(capsys, "train", "~/mes données, été/the sky", "--out", "~/x", "--init=~/nothing", *FAST)
+    assert code == 2 and f"{tmp_path}/nothing holds no Run" in err
 
 
 # ---- wrong input: what is done to a sky or a run, the command, and the sentence

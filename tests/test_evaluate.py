@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galaxy_cnn.evaluate import evaluate, format_table
+from galaxy_cnn.evaluate import (
+    calibration_slope,
+    evaluate,
+    format_table,
+    recalibrate,
+    rmse_of_samples,
+    search_quality,
+)
 from galaxy_cnn.figures import density_figure, distribution_figure, gallery_figure
 from galaxy_cnn.files import InputError
 from galaxy_cnn.metrics import (
     METRICS,
+    binned_errors,
     bootstrap,
     median_bias,
     nmad,
@@ -80,6 +88,55 @@ def test_published_predictions_with_intervals_and_figures(real):
     assert paired_difference(rmse, true, pred, table["pred_64"].to_numpy())["hi"] < 0, "more pixels are better"
     figure = density_figure(true, pred)
     assert "n = 20,366\nRMSE = 0.0850 dex\nNMAD = 0.0650 dex" in [t.get_text() for t in figure.axes[0].texts]
+
+
+def test_what_the_published_predictions_say_beyond_the_paper(real):
+    "Recomputed independently for the review of November 2026: slopes, what recalibration leaves, searches, samples"
+    table = paper(real)
+    true, pred = table["oh_p50"].to_numpy(), {px: table[f"pred_{px}"].to_numpy() for px in PUBLISHED}
+    slopes = {px: round(float(calibration_slope(true, p)), 3) for px, p in pred.items()}
+    assert slopes == {128: 0.983, 64: 1.093, 32: 1.088, 16: 1.059}
+    moved = {px: float(rmse(true, recalibrate(true, p))) for px, p in pred.items()}
+    assert moved == pytest.approx({128: 0.0848, 64: 0.0866, 32: 0.0911, 16: 0.1035}, abs=1e-4)
+    poor = search_quality(true, pred[128], high=8.4)
+    assert (round(poor["completeness"]["value"], 2), round(poor["purity"]["value"], 2)) == (0.47, 0.69)
+    few = rmse_of_samples(true, pred[128], [400], draws=500).iloc[0]
+    assert 0.073 < few["low"] < 0.077 and 0.094 < few["high"] < 0.098
+    by_pred = binned_errors(true, pred[128], by=pred[128])
+    assert by_pred["n"].sum() == 20_366 and by_pred.loc[by_pred["low"].between(8.35, 9.15), "bias"].abs().max() < 0.02
+    gap = ((9.02 <= true) & (true < 9.04)).sum()  # the labels lie on a grid
+    assert gap < 0.15 * ((9.0 <= true) & (true < 9.02)).sum()
+
+
+# --- what one RMSE hides
+
+@given(st.integers(0, 99), st.floats(0.3, 3), st.floats(-1, 1))
+@settings(max_examples=25, deadline=None)
+def test_a_straight_line_undoes_a_straight_line(seed, slope, shift):
+    rng = np.random.default_rng(seed)
+    true = rng.normal(8.9, 0.2, 500)
+    pred = true + rng.normal(0, 0.05, 500)
+    bent = 8.9 + slope * (pred - 8.9) + shift
+    assert calibration_slope(true, bent) == pytest.approx(calibration_slope(true, pred) / slope)
+    np.testing.assert_allclose(recalibrate(true, bent), recalibrate(true, pred), atol=1e-9)
+
+
+def test_recalibration_of_a_galaxy_has_not_seen_its_label():
+    rng = np.random.default_rng(0)
+    true, pred = rng.normal(size=200), rng.normal(size=200)
+    half = np.random.default_rng(0).permutation(200) % 2 == 0
+    other = np.where(half, true + 5, true)  # other labels in one half
+    same, moved = recalibrate(true, pred), recalibrate(other, pred)
+    assert np.array_equal(same[half], moved[half]) and (moved[~half] > same[~half] + 4).all()
+
+
+@given(st.lists(st.floats(8, 9.5), min_size=1, max_size=200), st.integers(1, 30))
+@settings(max_examples=50, deadline=None)
+def test_no_galaxy_is_left_out_of_the_bins(values, least):
+    true = np.array(values)
+    table = binned_errors(true, true + 0.1, min_n=least)
+    assert table["n"].sum() == len(true) and np.allclose(table["bias"], 0.1)
+    assert len(table) == 1 or table["n"].iloc[[0, -1]].min() >= least
 
 
 # --- intervals

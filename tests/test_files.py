@@ -1,4 +1,5 @@
 """Files as they really come: catalogs by many programs, ids that were rounded, codes for missing values, pictures of every kind."""
+import gzip
 import io
 import os
 import string
@@ -6,6 +7,7 @@ import string
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from fastcore.test import test_fail as raises
 from hypothesis import HealthCheck, given, settings
@@ -14,10 +16,11 @@ from PIL import Image
 
 from galaxy_cnn.catalogs import catalog_files, check_ids, content_hash, read_catalog
 from galaxy_cnn.evaluate import prediction_table
-from galaxy_cnn.files import InputError
-from galaxy_cnn.images import decode, read_image
+from galaxy_cnn.files import Incomplete, InputError
+from galaxy_cnn.images import PackedCutout, decode, read_image, try_read_image
+from galaxy_cnn.predict import find_images, predict
 from galaxy_cnn.splits import Split, same_galaxies
-from galaxy_cnn.survey import Survey, describe, image_sources, pack, read_survey, validate
+from galaxy_cnn.survey import Survey, describe, image_sources, pack, read_survey, try_image, validate
 from galaxy_cnn.train import _load_labelled, picture_hashes, train
 
 IDS = 1237648704043942146 + np.arange(40) * 65537 * 3
@@ -312,6 +315,132 @@ def test_pictures_of_nothing_are_named_at_training(value, word, tmp_path):
     raises(lambda: _load_labelled(read_survey(folder), ("metallicity",)), contains=word, exc=InputError)
     assert len(_load_labelled(read_survey(folder), ("metallicity",), drop_bad=True)[0]) == 19
     assert len(validate(read_survey(folder))) == 1
+
+
+# --- predict reads what train reads
+
+def saved(folder, name, image, **options):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    image.save(folder / name, **options)
+    return folder / name
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 8
+WHOLE = Image.fromarray(picture())
+CLEAR = Image.fromarray(np.dstack([picture(), np.full((128, 128), 90, np.uint8)]))
+KINDS = {  # name of the file: how it is written, and what is wrong with it ('' for nothing)
+    "gray.jpg": (WHOLE.convert("L"), {}, ""), "ink.jpg": (WHOLE.convert("CMYK"), {}, ""), "gray.PNG": (WHOLE.convert("L"), {}, ""),
+    "palette.png": (WHOLE.convert("P"), {}, ""), "alpha.png": (WHOLE.convert("RGBA"), {}, ""), "turned.jpeg": (WHOLE, {"exif": TURNED}, ""),
+    "plain.JPG": (WHOLE, {}, ""), "progressive.jpg": (WHOLE, {"progressive": True}, ""), "gray alpha.png": (WHOLE.convert("LA"), {}, ""),
+    "lzw.tif": (WHOLE, {"compression": "tiff_lzw"}, ""), "zip.TIFF": (WHOLE, {"compression": "tiff_adobe_deflate"}, ""),
+    "ink.tif": (WHOLE.convert("CMYK"), {}, ""), "clear.png": (CLEAR, {}, "transparent"), "bits.png": (WHOLE.convert("1"), {}, "black"),
+    "deep.png": (Image.fromarray(picture()[..., 0].astype("uint16") * 256), {}, "more than 8 bits"),
+    "deep.tif": (Image.fromarray(picture()[..., 0].astype("float32")), {}, "more than 8 bits"),
+    "two.tif": (WHOLE, {"save_all": True, "append_images": [WHOLE]}, "2 pictures"),
+    "black.png": (Image.new("RGB", (128, 128)), {}, "black"), "white.jpg": (Image.new("RGB", (128, 128), "white"), {}, "saturated"),
+    "oblong.jpg": (WHOLE.resize((160, 120)), {}, "160x120 px"), "small.png": (WHOLE.resize((64, 64)), {}, "64x64 px"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_predict_reads_what_train_reads(name, tmp_path):
+    image, options, fault = KINDS[name]
+    file = str(saved(tmp_path, name, image, **options))
+    there, reason = try_read_image(file, 112)
+    trained, problem = try_image(file, 1, 128)
+    assert (there is None) == (trained is None) == bool(fault) and fault in reason and fault in str(problem or "")
+    if fault: return
+    want = np.asarray(image.convert("RGB"), int)
+    if name == "turned.jpeg": want = np.rot90(want)
+    assert np.array_equal(there, trained) and np.abs(there - want).mean() < 4
+
+
+def test_a_bad_picture_costs_its_row(mock_run, tmp_path):
+    folder, table = tmp_path / "in", tmp_path / "t.csv"
+    for name, (image, options, _) in KINDS.items(): saved(folder, name, image, **options)
+    (folder / "page.png").write_bytes(b"<html>503</html>")
+    (folder / "none.fits").write_bytes(b"")
+    bad = {name for name, (*_, fault) in KINDS.items() if fault} | {"page.png", "none.fits"}
+    raises(lambda: predict(mock_run, folder, table), contains=f"{len(bad)} of {len(KINDS) + 2} files could not be used", exc=Incomplete)
+    read, errors = pd.read_csv(table), pd.read_csv(tmp_path / "t.errors.csv")
+    assert {os.path.basename(f) for f in errors["path"]} == bad and read["metallicity_pred"].notna().all()
+    assert {os.path.basename(f) for f in read["path"]} == set(KINDS) - bad
+    for name, error in zip(errors["path"].map(os.path.basename), errors["error"]): assert KINDS.get(name, ("", "", ""))[2] in error
+
+
+def test_nothing_in_a_folder_is_passed_over_without_a_word(mock_run, tmp_path):
+    for name in ("7.jpg", "b/7.jpg", "b/c/8.PNG", "b/9.jpeg", "10.TIF", ".hidden.jpg", "b/._7.jpg"): saved(tmp_path / "in", name, WHOLE)
+    for name in ("x.webp", "b/notes.txt"): (tmp_path / "in" / name).write_bytes(b"x")
+    found = predict(mock_run, tmp_path / "in", tmp_path / "t.parquet")
+    table = pd.read_parquet(tmp_path / "t.parquet")
+    assert table["image"].tolist() == ["7", "7", "8", "9", "10"] and found["n"] == 5
+    assert [os.path.relpath(f, tmp_path / "in") for f in table["path"]] == ["7.jpg", "b/7.jpg", "b/c/8.PNG", "b/9.jpeg", "10.TIF"]
+    assert "no images and were passed over: 2 (x.webp, notes.txt)" in " ".join(found["notes"])
+    os.remove(tmp_path / "in" / "7.jpg")
+    two = predict(mock_run, [tmp_path / "in", tmp_path / "in" / "b"], tmp_path / "t.csv")
+    assert two["n"] == 7 and pd.read_csv(tmp_path / "t.csv").groupby("image")["path"].nunique().loc[7] == 1
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.webp").write_bytes(b"x")
+    raises(lambda: predict(mock_run, tmp_path / "none", tmp_path / "t.csv"), contains="it holds a.webp", exc=InputError)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_a_list_of_any_editor_keeps_every_line(encoding, newline, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    lines = ["images/1.jpg", "a b/ü é.PNG", "~/x.jpg", "", "  /data/y.tif  ", "a\u2028b\x85.jpg"]
+    text = newline.join(lines) + newline
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    (tmp_path / "list.TXT").write_bytes((mark + text).encode(encoding))
+    want = [tmp_path / "images/1.jpg", tmp_path / "a b/ü é.PNG", tmp_path / "home/x.jpg", "/data/y.tif", tmp_path / "a\u2028b\x85.jpg"]
+    assert find_images(tmp_path / "list.TXT") == ([str(f) for f in want], [])
+
+
+def test_pictures_of_another_width_are_named(mock_run, tmp_path):
+    for k, width in enumerate((128, 256, 256, 200)): saved(tmp_path / "in", f"{k}.png", Image.fromarray(picture(k, width)))
+    notes = predict(mock_run, tmp_path / "in", tmp_path / "t.csv")["notes"]
+    assert "those of the training (128 px): 1 of 200 px, 2 of 256 px" in notes[-1]
+    assert predict(mock_run, tmp_path / "in" / "0.png", tmp_path / "t.csv")["notes"] == notes[:-1]
+
+
+def test_names_that_are_no_text_are_written(mock_run, tmp_path):
+    os.makedirs(tmp_path / "in")
+    for name, data in ((b"caf\xe9.jpg", jpeg()), (b"bad\xff.jpg", b"")):
+        with open(os.path.join(os.fsencode(tmp_path / "in"), name), "wb") as f: f.write(data)
+    for table, read in ((tmp_path / "t.csv", pd.read_csv), (tmp_path / "t.parquet", pd.read_parquet)):
+        with pytest.raises(Incomplete): predict(mock_run, tmp_path / "in", table)
+        assert read(table)["image"].tolist() == ["caf\ufffd"] and len(pd.read_csv(tmp_path / "t.errors.csv")) == 1
+
+
+def damaged(data, rng):
+    "Bytes with a few of them changed, cut short, or with a piece of zeros"
+    data = bytearray(data)
+    way = rng.integers(4)
+    at = rng.integers(len(data))
+    if way == 0: return bytes(data[:at])
+    if way == 1: data[at:at + 50] = bytes(len(data[at:at + 50]))
+    head = len(data) if way == 2 else min(600, len(data))
+    for i in rng.integers(head, size=rng.integers(1, 12)): data[i] = rng.integers(256)
+    return bytes(data)
+
+
+def as_fits(data, ending):
+    buffer = io.BytesIO()
+    fits.PrimaryHDU(data.transpose(2, 0, 1)).writeto(buffer)
+    return gzip.compress(buffer.getvalue()) if ending.endswith(".gz") else buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".tif", ".fits", ".fits.gz"])
+def test_damage_of_any_kind_is_one_sentence(ending):
+    rng, whole = np.random.default_rng(2), picture(size=48)
+    buffer = io.BytesIO()
+    if ending in (".jpg", ".png", ".tif"): Image.fromarray(whole).save(buffer, {".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF"}[ending])
+    data = buffer.getvalue() or as_fits(whole, ending)
+    for _ in range(100):
+        try: assert read_image(PackedCutout("a" + ending, damaged(data, rng))).dtype == np.uint8
+        except InputError as e: assert "\n" not in str(e) and "<_io" not in str(e) and "cannot be read as a cutout: " in str(e)
 
 
 # --- twins, and a training

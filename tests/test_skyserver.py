@@ -284,12 +284,13 @@ def test_the_query_rules_let_one_select_through_or_nothing(text):
 
 def test_refused_queries_are_not_sent_or_not_repeated(server):
     client = Client(server.url)
-    for query in ("DELETE FROM Galaxy", "SELECT 1; SELECT 2", "SELECT " + "ra, " * 3000 + "dec FROM Galaxy"):
+    for query in ("DELETE FROM Galaxy", "SELECT 1; SELECT 2", "SELECT " + "ra, " * 3000 + "dec FROM Galaxy",
+                  "SELECT ra INTO mydb.x FROM Galaxy"):
         with pytest.raises(ValueError): get_table(client, query)
     assert client.requests == 0
-    for query in ("SELECT * INTO mydb.x FROM Galaxy", "SELECT TOP 600000 ra FROM Galaxy", "SELECT color FROM Galaxy"):
+    for query in ("SELECT TOP 600000 ra FROM Galaxy", "SELECT color FROM Galaxy"):
         with pytest.raises(QueryRefused): get_table(client, query)
-    assert client.requests == 3
+    assert client.requests == 2
 
 
 def test_the_sample_of_spirals_is_served_at_its_own_scale(real):
