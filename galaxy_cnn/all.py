@@ -36,3 +36,4 @@ from .explain import *
 from .predict import *
 from .report import *
 from .export import *
+from .scale import *

