@@ -14,7 +14,7 @@ demo: .venv/user
 
 test: lint notebooks pytest sync
 
-# README.md, results/README.md and all figures that come from stored numbers and predictions: MINUTES of one core, nothing is trained
+# README.md, results/README.md and all figures that come from stored numbers and predictions: a minute and a half of one core, nothing is trained
 results: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/draw.py
 

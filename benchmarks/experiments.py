@@ -30,7 +30,7 @@ from galaxy_cnn.features import measure
 from galaxy_cnn.files import atomic_path, read_json
 from galaxy_cnn.metrics import bootstrap, nmad, rmse
 from galaxy_cnn.mock_images import make_mock
-from galaxy_cnn.studies import neighbour_correlation
+from galaxy_cnn.studies import neighbor_correlation
 from galaxy_cnn.survey import read_survey
 
 
@@ -45,7 +45,7 @@ def paper_points(real):
 def sky_of_neighbors(survey):
     "Do neighbors on the sky share the light and the noise of their sky?"
     features = measure(survey.image_files)
-    found = {k: neighbour_correlation(survey.catalog, features[k]) for k in ("sky_r", "noise_r")}
+    found = {k: neighbor_correlation(survey.catalog, features[k]) for k in ("sky_r", "noise_r")}
     return {"sky": "mock" if survey.is_mock else "real", "survey": survey.name, **found}
 
 
@@ -59,7 +59,7 @@ def one_sky(survey, kind, args, paper, neighbors):
              "seconds": round(time.perf_counter() - began), "networks_kept_from_before": kept,
              "networks_trained": sum(r["networks_trained"] for r in results.values()),
              "orderings": orderings(results), "violations": check_orderings(results), "paper_predictions": paper,
-             "sky_of_neighbours": neighbors, "experiments": results}
+             "sky_of_neighbors": neighbors, "experiments": results}
     what = "galaxy-cnn experiments, 12 + log(O/H) [dex]; intervals: 95 % bootstrap"
     write_results(args.results / f"experiments_{kind}.json", found, what, kind)
     draw(found, kind, args.results)

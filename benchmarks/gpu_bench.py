@@ -15,7 +15,7 @@ from harness import Budget, times
 from torch.utils.flop_counter import FlopCounterMode
 from units import quantity, rates, repeated_quantity
 
-from galaxy_cnn.learner import TUTORIAL, EpochHistory, EpochSeed, make_learner, seed_all, target_scale
+from galaxy_cnn.learner import TUTORIAL, CapturedStep, EpochHistory, EpochSeed, make_learner, seed_all, target_scale
 from galaxy_cnn.loaders import in_memory_dls, load_cutouts, make_dls
 from galaxy_cnn.metrics import bootstrap, rmse
 from galaxy_cnn.models import FaithfulLoss, create_model, network_input, predict_tta
@@ -29,7 +29,7 @@ TARGETS = ("metallicity",)
 @dataclass(frozen=True)
 class Sizes:
     "How large everything is"
-    galaxies: int = 6000  # distinct ones
+    galaxies: int = 4000  # distinct ones
     train: int = 104_000  # as many as in the tutorial
     valid: int = 26_112  # whole batches of 512
     held: int = 26_112  # to predict for
@@ -228,12 +228,15 @@ class Window(Callback):
         raise CancelFitException
 
 
-def fit(bench, name, arch, bs, change=lambda learn: None):
+def fit(bench, name, arch, bs, change=lambda learn: None, captured=False):
     "Train a network on galaxies in memory, in a process that has trained before, and score it"
     bench.learner(name, arch, bs).fit(1000, cbs=Window(bench, bench.sizes.window / 4))
-    learn = bench.learner(name, arch, bs, [EpochHistory([], TARGETS)])
+    said = []
+    captured = [CapturedStep(bench.device, said.append)] if captured else []
+    learn = bench.learner(name, arch, bs, [EpochHistory([], TARGETS), *captured])
     change(learn)
     found = time_fit(bench, learn)
+    if said: found["note"] = said[0]
     learn.model._compiled_call_impl = None
     share = bench.share_of_peak(found["training"], arch)
     return {**found, "share of peak": share, "rmse": bench.score_network(learn.model, learn.dls.stats)}

@@ -198,10 +198,18 @@ def places(caught):
 
 # The fit
 
+def first_fit(bench, out, captured=False):
+    "A fit, warm: Learner, callbacks, validation after each epoch; nothing written; as many epochs as there is time for"
+    arch, bs = bench.sizes.archs[0], bench.sizes.bs[0]
+    out[first_setting(bench)] = fit(bench, "survey", arch, bs, captured=captured)
+
+
 def fits(bench, out):
-    "The full fit, warm: Learner, callbacks, validation after each epoch; nothing written"
-    for bs in bench.sizes.bs:
-        for arch in bench.sizes.archs: out[f"{arch}, bs {bs}"] = fit(bench, "survey", arch, bs)
+    "The fits of the other networks and batches, with the captured step and with the plain one"
+    for arch, bs in each_setting(bench)[1:]:
+        for step, captured in (("captured", True), ("plain", False)):
+            found = out[f"{arch}, bs {bs}, {step} step"] = {}
+            with kept_error(found): found |= fit(bench, "survey", arch, bs, captured=captured)
 
 
 def cold(bench, out):
@@ -210,7 +218,7 @@ def cold(bench, out):
     for arch in s.archs:
         folder = bench.work / f"run-{arch}"
         wanted = {"survey": str(survey.path), "out": str(folder), "arch": arch, "bs": s.bs[0], "size": s.px,
-                  "epochs": s.epochs, "device": bench.device}
+                  "epochs": s.epochs, "device": bench.device, "graph": bench.cuda}
         command = ROOT / "benchmarks" / "gpu.py", "--cold", json.dumps(wanted)
         start = time.perf_counter()
         said = json.loads(fresh_python(*command, timeout=bench.budget.left()).splitlines()[-1])
@@ -285,10 +293,9 @@ def compared(bench, alone, training):
     "Paces of a peer's loader and training, and how much faster ours are"
     s, found = bench.sizes, {"loader": quantity(alone, "images/s"), "training": quantity(training, "images/s")}
     found["fit, extrapolated, without validation"] = quantity(s.epochs * s.train / training, "s")
-    our_loader = bench.found.get("loader", {}).get(f"bs {s.bs[0]}")
-    our_fit = bench.found.get("fit", {}).get(first_setting(bench))
-    if our_loader: found["our loader against it"] = times_as_fast(our_loader["resident"], found["loader"])
-    if our_fit: found["our training against it"] = times_as_fast(our_fit["training"], found["training"])
+    for name, title in (("fit", "our training against it"), ("captured fit", "our captured training against it")):
+        ours = bench.found.get(name, {}).get(first_setting(bench))
+        if ours: found[title] = times_as_fast(ours["training"], found["training"])
     return found
 
 
@@ -303,6 +310,7 @@ def same_fit(bench, out):
     "The distinct galaxies alone, all epochs, with stock fastai and with ours: times and errors, nothing extrapolated"
     s, workers = bench.sizes, best_workers(bench)
     out["resident"] = ours = fit(bench, "sky", s.archs[0], s.same_bs)
+    out["resident, captured step"] = fit(bench, "sky", s.archs[0], s.same_bs, captured=True)
     learn = stock_learner(bench, "sky", stock_dls(bench, "sky", s.same_bs, workers))
     found = out[f"fastai, {workers} workers"] = time_fit(bench, learn)
     found["rmse"] = bench.score_network(learn.model, learn.dls.stats)
@@ -392,6 +400,7 @@ def compiled(bench, out):
 
 SECTIONS = {
     "ceilings": ceilings, "sky": sky, "decode": decode, "loader": loader, "step": step, "launches": launches,
-    "synchronisations": synchronizations, "fit": fits, "cold": cold, "peers": peers, "same fit": same_fit,
-    "prediction": prediction, "variants": variants, "compiled": compiled,
+    "synchronisations": synchronizations, "fit": first_fit, "captured fit": partial(first_fit, captured=True),
+    "all fits": fits, "cold": cold, "peers": peers, "same fit": same_fit, "prediction": prediction,
+    "variants": variants, "compiled": compiled,
 }

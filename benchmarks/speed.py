@@ -1,21 +1,27 @@
 """Loading, training and predicting on a CPU, beside what a user would pick instead.
 
-    python benchmarks/speed.py [--part decode loader step fit predict memory] [--repeats 3] [--work runs/speed]
-                               [--out results/benchmarks.json]
+    python benchmarks/speed.py [--part decode loader step threads fit predict memory] [--repeats 3] [--work runs/speed]
+                               [--out results/benchmarks.json] [--core-seconds] [--float32]
 
 Same machine, same run, repeats interleaved, medians and ranges. Results are merged into the JSON and written as a table
 (.md) and a figure (.png) beside it. Peers that are not installed (`pip install datasets webdataset`) are named as such.
-The CPU should have nothing else to do. On a GPU: benchmarks/gpu.py. Accuracy of the two paths:
+The CPU should have nothing else to do; where it has, --core-seconds lets one thread work and counts its seconds.
+--float32 makes of any x86 one without AVX-512 and bfloat16, for PyTorch and oneDNN. On a GPU: benchmarks/gpu.py. Accuracy of the two paths:
 benchmarks/same_accuracy.py.
 """
 import importlib.util
+import json
+import os
 import shutil
+import sys
 import time
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+
+if "--float32" in sys.argv: os.environ |= {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}  # read once
 import torch
 from fastai.callback.core import Callback
 from harness import CORES, fresh_python, interleaved, machine, option_parser, ratio, save_figure, times, write_results
@@ -25,10 +31,10 @@ from stock import Pictures, Rmse, fast_dls, learner, stock_dls
 from galaxy_cnn.figures import PREDICTED, new_figure, panel_titles
 from galaxy_cnn.files import read_json
 from galaxy_cnn.images import decode
-from galaxy_cnn.learner import RECIPES, Bfloat16, EpochSeed, choose_precision
+from galaxy_cnn.learner import BF16_FLAGS, RECIPES, EpochSeed, choose_precision
 from galaxy_cnn.loaders import CutoutDataset, InMemoryLoader, image_statistics, load_cutouts
 from galaxy_cnn.mock_images import make_mock
-from galaxy_cnn.models import torch_threads
+from galaxy_cnn.models import FaithfulLoss, create_model, torch_threads
 from galaxy_cnn.predict import predict
 from galaxy_cnn.run import read_run
 from galaxy_cnn.survey import pack
@@ -39,9 +45,12 @@ BATCHES = {"xresnet_tiny": 24, "xresnet18": 3}  # of one timed epoch
 EPOCHS = {"xresnet_tiny": (1536, 8), "xresnet18": (768, 2)}  # galaxies that train, epochs
 
 
+clock = time.process_time if "--core-seconds" in sys.argv else time.perf_counter
+
+
 def rate(work, n):
     "n over the seconds that some work takes"
-    (seconds,) = times(work)
+    (seconds,) = times(work, clock=clock)
     return n / seconds
 
 
@@ -137,29 +146,19 @@ def loader_part(survey, args):
 
 # One step
 
-class Layout(Bfloat16):
-    "bfloat16 in the memory format that PyTorch has by default"
-    def before_fit(self):
-        super().before_fit()
-        self.model.to(memory_format=torch.contiguous_format)
-
-    def before_batch(self): pass
-
-
-class ChannelsLast(Callback):
-    "float32 with channels last"
-    def before_fit(self): self.learn.model.to(memory_format=torch.channels_last)
-    def before_batch(self): self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.xb)
+class ChannelsFirst(Callback):
+    "The memory format that PyTorch has by default"
+    def before_fit(self): self.learn.model.to(memory_format=torch.contiguous_format)
 
 
 class Clock(Callback):
     "Images a second of each epoch's training"
     def before_fit(self): self.rates = []
-    def before_train(self): self.start = time.perf_counter()
+    def before_train(self): self.start = clock()
 
     def after_train(self):
         n = len(self.dls.train) * self.dls.train.bs
-        self.rates.append(n / (time.perf_counter() - self.start))
+        self.rates.append(n / (clock() - self.start))
 
 
 def step_dls(arch, survey, pixels):
@@ -178,19 +177,19 @@ def step_dls(arch, survey, pixels):
 
 def step_rate(arch, survey, pixels, precision, changes=(), fastai=False, compiled=False):
     "Images a second in the fastest of the epochs after the first; `changes` are classes of callbacks"
-    clock, dls = Clock(), step_dls(arch, survey, pixels)
-    callbacks = [clock, *(change() for change in changes)]
+    paces, dls = Clock(), step_dls(arch, survey, pixels)
+    callbacks = [paces, *(change() for change in changes)]
     learn = learner(dls, survey, np.full(len(survey), "train"), arch, precision, fastai, callbacks)
     if compiled: learn.model.compile()
     learn.fit_one_cycle(4, RECIPES[arch].lr)
-    return max(clock.rates[1:])
+    return max(paces.rates[1:])
 
 
 STEPS = {  # name: precision, and what else is changed
     "float32, fastai's optimiser": ("fp32", dict(fastai=True)),
-    "float32": ("fp32", {}),
-    "float32, channels last": ("fp32", dict(changes=[ChannelsLast])),
-    "bfloat16, channels first": ("fp32", dict(changes=[Layout])),
+    "float32": ("fp32", dict(changes=[ChannelsFirst])),
+    "float32, channels last": ("fp32", {}),
+    "bfloat16, channels first": ("bf16", dict(changes=[ChannelsFirst])),
     "bfloat16, fastai's optimiser": ("bf16", dict(fastai=True)),
     "bfloat16 (what train does)": ("bf16", {}),
     "bfloat16, compiled": ("bf16", dict(compiled=True)),
@@ -202,33 +201,63 @@ def step_part(survey, args):
     pixels, found = load_cutouts(survey)[0], {}
     has_bf16 = choose_precision("auto", "cpu") == "bf16"
     shown = {name: how for name, how in STEPS.items() if has_bf16 or name.startswith("float32")}
-    for arch in BATCHES:
+    for arch in args.archs:
         works = {f"{arch}, {name}": partial(step_rate, arch, survey, pixels, precision, **options)
                  for name, (precision, options) in shown.items()}
         found |= interleaved(works, args.repeats)
     return found
 
 
+# Threads that wait
+
+def step_pace(batches=40, warm=4):
+    "Print images a second, of the clock and of all cores, of xresnet_tiny's step on as many threads as there are cores"
+    torch.set_num_threads(CORES)
+    bs = RECIPES["xresnet_tiny"].bs
+    model = create_model("xresnet_tiny", sigma=True).to(memory_format=torch.channels_last)
+    opt, loss_func = torch.optim.AdamW(model.parameters(), foreach=True), FaithfulLoss()
+    x, y = torch.randn(bs, 3, 112, 112), torch.randn(bs)
+    for i in range(warm + batches):
+        if i == warm: start, of_cores = time.perf_counter(), time.process_time()
+        loss_func(model(x), y).backward()
+        opt.step()
+        opt.zero_grad()
+    seconds, of_cores = time.perf_counter() - start, time.process_time() - of_cores
+    print(json.dumps({"images_per_second": batches * bs / seconds, "images_per_core_second": batches * bs / of_cores}))
+
+
+def threads_part(survey, args):
+    "A step in fresh processes whose threads sleep while they wait (what the package sets) or spin (as torch comes)"
+    ways = {"sleeping": "os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'", "spinning": "os.environ.pop('OMP_WAIT_POLICY', None)"}
+    def pace(how):
+        said = fresh_python("-c", f"import os; {how}; import torch; from speed import step_pace; step_pace()")
+        return json.loads(said.splitlines()[-1])
+    before = os.getloadavg()[0]
+    found = interleaved({f"threads that wait {name}": partial(pace, how) for name, how in ways.items()}, args.repeats)
+    return found | {"load of the machine before and after": [f"{v:.1f}" for v in (before, os.getloadavg()[0])]}
+
+
 # A whole training
 
-def fit_once(survey, arch, fast):
+def fit_once(survey, arch, fast, args):
     "Seconds from files to a trained network, and its RMSE on the mock galaxies held out"
     (n, epochs), rows = EPOCHS[arch], np.arange(len(survey))
+    epochs = args.epochs or epochs
     split = np.select([rows < n, rows < n + 512], ["train", "valid"], "")
-    rmse, start = Rmse(), time.perf_counter()
+    rmse, start = Rmse(), clock()
     dls = fast_dls(survey, split, load_cutouts(survey)[0], arch) if fast else stock_dls(survey, split, arch)
     precision = choose_precision("auto", "cpu") if fast else "fp32"
     learn = learner(dls, survey, split, arch, precision, not fast, [EpochSeed(0), rmse])
     learn.fit_one_cycle(epochs, RECIPES[arch].lr)
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     return {"seconds": seconds, "rmse_mock": rmse.value, "images_per_second": n * epochs / seconds}
 
 
 def fit_part(survey, args):
     "Whole trainings on all cores"
     paths = {"stock": False, "fast path": True}
-    works = {f"{arch}, {name}": partial(fit_once, survey, arch, fast)
-             for arch in EPOCHS for name, fast in paths.items()}
+    works = {f"{arch}, {name}": partial(fit_once, survey, arch, fast, args)
+             for arch in args.archs for name, fast in paths.items()}
     return interleaved(works, args.repeats)
 
 
@@ -251,12 +280,14 @@ def predict_part(survey, args):
     listed.write_text("".join(f"{Path(f).resolve()}\n" for f in rest.image_files))
     def ours(run, **options): return partial(rate, lambda: predict(run, listed, table, **options), len(rest))
     for arch, epochs in (("xresnet_tiny", 2), ("xresnet18", 1)):
+        if arch not in args.archs: continue
         training = survey.select(half == "train")
         run = small_run(training, args.work / f"run-{arch}", arch=arch, epochs=epochs, init=None)
-        for w in [w for w in (0, 2, 4) if w <= CORES]:
+        for w in [w for w in (0, 2, 4) if w <= CORES and not (w and args.core_seconds)]:
             works[f"{arch}, learn.get_preds, {w} workers"] = stock_predictions(run, survey, half, w)
         works[f"{arch}, predict, one view"] = ours(run, tta=False)
         works[f"{arch}, predict, eight views"] = ours(run)
+    if len(args.archs) < len(EPOCHS): return interleaved(works, args.repeats)
     few = small_run(survey.select(np.arange(len(survey)) < 400), args.work / "run-few")
     works["few labels (5 networks, eight views, Gaussian process, flag), predict"] = ours(few)
     return interleaved(works, args.repeats)
@@ -322,8 +353,9 @@ def table_of(results):
     def gain(name, value):
         ends = " ({:.1f}, {:.1f})".format(*ranges[name]) if name in ranges else ""
         return f"| {name} | {value:.1f}x{ends} |"
+    how = f"seconds {results.get('seconds', 'on all cores')}, instructions: {results.get('instructions', 'all there is')}"
     lines = ["# Speed on a CPU", "", f"`python benchmarks/speed.py` on {about['cpu']}, {about['cores']} cores, torch "
-             f"{about['versions']['torch']}; mock cutouts of 128 px. Median of interleaved repeats, range in brackets.",
+             f"{about['versions']['torch']}; {how}; mock cutouts of 128 px. Median of interleaved repeats, range in brackets.",
              "", "| ratio | |", "|---|---|", *(gain(name, value) for name, value in results["ratios"].items()),
              *(f"\n{remark}" for remark in results["remarks"])]
     for part, rows in results["parts"].items(): lines += part_lines(part, rows)
@@ -351,6 +383,7 @@ def cell(v):
 
 
 DRAWN = {"loader": "loading", "fit": "whole training", "predict": "prediction"}
+STYLES = {True: {"marker": "o", "color": PREDICTED}, False: {"marker": "s", "mfc": "white", "color": "0.3"}}
 OURS = ("in memory", "fast path", "predict,", "), predict")  # in the names of this package's rows
 
 
@@ -369,33 +402,32 @@ def plot_part(ax, part, rows, cores):
     "Rates of the rows of a part"
     key, label = "images_per_second", f"images/s, {cores} cores"
     if part == "loader": key, label = "per_core", "images/s a core, second epoch"
-    names = list(rows)[::-1]
-    values = [rows[name][key]["median"] for name in names]
-    ours = [any(word in name for word in OURS) and "get_preds" not in name for name in names]
-    for i, (v, own) in enumerate(zip(values, ours)):
-        style = {"marker": "o", "color": PREDICTED} if own else {"marker": "s", "mfc": "white", "color": "0.3"}
-        ax.plot(v, i, ls="none", ms=5, **style)
+    rates = {name: rows[name][key]["median"] for name in list(rows)[::-1]}
+    for i, (name, v) in enumerate(rates.items()):
+        own = any(word in name for word in OURS) and "get_preds" not in name
+        ax.plot(v, i, ms=5, **STYLES[own])
         ax.annotate(f"{v:,.0f}", (v, i), (7, 0), textcoords="offset points", va="center", fontsize=8)
-    ax.set_yticks(range(len(names)), names)
-    ax.xaxis.grid(alpha=0.3)
-    ax.set(xscale="log", xlim=(min(values) / 2, max(values) * 3), xlabel=label)
+    ax.set(xscale="log", xlim=(min(rates.values()) / 2, max(rates.values()) * 3), xlabel=label)
+    ax.set(yticks=range(len(rates)), yticklabels=list(rates), ylim=(-0.6, len(rates) - 0.4))
     ax.tick_params(labelsize=8)
     panel_titles(ax, "mock sky", DRAWN[part])
 
 
-PARTS = {"decode": decode_part, "loader": loader_part, "step": step_part, "fit": fit_part, "predict": predict_part,
-         "memory": memory_part}
+PARTS = {"decode": decode_part, "loader": loader_part, "step": step_part, "threads": threads_part, "fit": fit_part,
+         "predict": predict_part, "memory": memory_part}
 
 
 def main(args):
-    torch.set_num_threads(CORES)
+    torch.set_num_threads(1 if args.core_seconds else CORES)
+    if args.float32: BF16_FLAGS.clear()
     survey = make_mock(args.work / f"sky-{N}", n=N, seed=SEED)
     pack(survey.path)
     results = read_json(args.out) if args.out.is_file() else {"parts": {}}
     for part in args.part:
         results["parts"][part] = PARTS[part](survey, args)
         found = ratios(results["parts"])
-        results = {"machine": machine(), "ratios": {k: v["value"] for k, v in found.items()},
+        seconds, pace = ("of a core" if args.core_seconds else "on all cores"), ("AVX2" if args.float32 else "all there is")
+        results = {"machine": machine(), "seconds": seconds, "instructions": pace, "ratios": {k: v["value"] for k, v in found.items()},
                    "ratio_ranges": {k: (v["lo"], v["hi"]) for k, v in found.items()},
                    "remarks": results.get("remarks", []), "parts": results["parts"]}
         what = "images a second on a CPU, beside what a user would pick instead"
@@ -409,4 +441,8 @@ if __name__ == "__main__":
     parser = option_parser(__doc__, out="benchmarks.json", work="runs/speed")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--archs", nargs="+", choices=EPOCHS, default=list(EPOCHS))
+    parser.add_argument("--epochs", type=int, help="of a whole training; default: 8 for xresnet_tiny, 2 for xresnet18")
+    parser.add_argument("--core-seconds", action="store_true", help="one thread, and the seconds that it works")
+    parser.add_argument("--float32", action="store_true", help="as a processor with AVX2 and no more")
     main(parser.parse_args())

@@ -53,7 +53,9 @@ def learner(dls, survey, split, arch, precision="fp32", fastai=False, cbs=(), se
     recipe = RECIPES[arch]
     model = create_model(arch, 1, False, *target_scale(survey, split, ["metallicity"]), sigma=True)
     learn = make_learner(dls, model, replace(recipe, bs=dls.train.bs), precision, cbs)
-    if fastai: learn.opt_func = FASTAI[recipe.opt]
+    if fastai:
+        learn.opt_func = FASTAI[recipe.opt]
+        learn.model.to(memory_format=torch.contiguous_format)
     return learn
 
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESOLUTIONS', 'SKY_AT', 'MASK_RADII', 'ABLATIONS', 'degrade_resolution', 'one_band', 'grayscale', 'radius_map',
-           'sky_level', 'stretch_grayscale', 'shuffle_pixels', 'mask_radius', 'apply_ablation', 'ablation_figure']
+           'sky_level', 'stretch_grayscale', 'shuffle_pixels', 'mask_radius', 'level_sky', 'apply_ablation',
+           'ablation_figure']
 
 # %% ../nbs/34_ablations.ipynb #d12ecbc4
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.ndimage import sobel
+from scipy.ndimage import correlate1d
 
 from .features import APERTURE as R90_PX, SKY_RADIUS as CORNER
 from .figures import new_figure
@@ -91,8 +92,10 @@ def _sobel_edges(
 ) -> np.ndarray:  # uint8 [n, H, H, 3]
     "Size of the gradient (Sobel's) of the stretched gray image"
     white = stretch_grayscale(images)[..., 0].astype(np.float32)
-    # in three dimensions scipy's filter also averages [1, 2, 1] over the images before and after in the batch
-    slope = np.hypot(sobel(white, 1), sobel(white, 2)) / 6
+    def slope_along(axis):
+        change = correlate1d(white, [-1, 0, 1], axis)
+        return correlate1d(change, [1, 2, 1], 3 - axis)  # smoothed along the other axis of the picture
+    slope = np.hypot(slope_along(1), slope_along(2)) / 6
     return _in_three_channels(np.clip(slope, 0, 255))
 
 # %% ../nbs/34_ablations.ipynb #bc8018c1
@@ -119,6 +122,14 @@ def mask_radius(
     out[:, gone] = sky_level(images)[:, None]
     return out
 
+# %% ../nbs/34_ablations.ipynb #34c10a01
+def level_sky(
+    images,  # uint8 [n, H, H, 3]
+) -> np.ndarray:  # uint8 [n, H, H, 3]
+    "Each band moved up or down until its sky is at level 32; what is beyond black or white is cut"
+    moved = images.astype(np.int16) - sky_level(images)[:, None, None] + SKY_AT
+    return np.clip(moved, 0, 255).astype(np.uint8)
+
 # %% ../nbs/34_ablations.ipynb #bea6de46
 @dataclass(frozen=True)
 class _Ablation:
@@ -138,7 +149,8 @@ ABLATIONS |= {
     "grey": _Ablation(grayscale, "CNN, grey: mean of the bands"),
     "shuffled": _Ablation(shuffle_pixels, "CNN, colour without shape: pixels shuffled"),
     "stretched": _Ablation(stretch_grayscale, "CNN, shape without colour: grey, each to the same brightness"),
-    "edges": _Ablation(_sobel_edges, "CNN, shape without colour: edges of that")}
+    "edges": _Ablation(_sobel_edges, "CNN, shape without colour: edges of that"),
+    "level_sky": _Ablation(level_sky, "CNN, every sky at one level")}
 ABLATIONS |= {f"{keep}_{r}": _mask(r, keep) for r in MASK_RADII for keep in ("inside", "outside")}
 
 # %% ../nbs/34_ablations.ipynb #2f7d137c

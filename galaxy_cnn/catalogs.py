@@ -487,6 +487,7 @@ def with_labels(
     path,  # the Survey's folder
 ) -> pd.DataFrame:
     "`catalog` with the columns of the labels files beside it; missing where they do not have a galaxy"
+    own = []  # columns of labels: one may stand in several files, for different galaxies
     for file in label_files(path):
         labels = _read_table(file, as_written=False).set_index("objID")
         if not labels.index.isin(catalog["objID"]).any():
@@ -496,15 +497,18 @@ def with_labels(
             # an integer with gaps stays an integer
             column = labels[name].convert_dtypes() if gaps and labels[name].dtype.kind in "iu" else labels[name]
             column = column.reindex(catalog["objID"]).set_axis(catalog.index)
-            if name not in catalog: catalog = catalog.assign(**{name: column})
+            if name not in catalog:
+                catalog = catalog.assign(**{name: column})
+                own.append(name)
             elif not _agree(catalog[name], column):
-                raise InputError(f"{file} has a column {name} with other values than the catalog's: "
-                                 "give yours another name.")
+                raise InputError(f"{file} has a column {name} with other values than the catalog or another labels file: "
+                                 "give it another name.")
+            elif name in own: catalog = catalog.assign(**{name: catalog[name].fillna(column)})
     return catalog
 
 def _agree(column, other):
-    "Whether two columns have the same values wherever the other one has any"
-    there = other.notna().to_numpy()
+    "Whether two columns have the same values wherever both have any"
+    there = (column.notna() & other.notna()).to_numpy()
     a, b = column[there], other[there]
     numbers = all(pd.api.types.is_numeric_dtype(c.dtype) for c in (a, b))
     if not numbers: return (a.astype(str) == b.astype(str)).all()

@@ -52,8 +52,6 @@ def _at_home(argument):
 # %% ../nbs/49_cli.ipynb #5a8f1732
 def main():
     "Entry point of `galaxy-cnn`"
-    # threads that wait for work sleep instead of spinning, and leave the cores to the threads that decode images
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # what libraries tell developers; `python -W default` shows it
     if not sys.warnoptions: warnings.simplefilter("ignore")
     try: app(args=[_at_home(argument) for argument in sys.argv[1:]])
@@ -215,8 +213,8 @@ def serve(work, survey, port, latency):
     except KeyboardInterrupt: pass
 
 # %% ../nbs/49_cli.ipynb #3ba0fb01
-@command("download.download", "out n release base_url connections rate size scale cuts catalog",
-         n={"min": 1}, connections={"min": 1}, size={"min": 64, "max": 2048})
+@command("download.download", "out n sample release base_url connections rate size scale cuts catalog",
+         n={"min": 1}, sample={"min": 1}, connections={"min": 1}, size={"min": 64, "max": 2048})
 def download(work, out, **options):
     "Download a Survey: the catalog by SQL and the cutouts, each with a record; interrupted downloads go on."
     from galaxy_cnn.files import Incomplete
@@ -224,6 +222,7 @@ def download(work, out, **options):
     outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary["outcomes"].items())
     typer.echo(f"{out}: {summary['asked']} galaxies asked for: {outcomes}; "
                f"{summary['requests']} requests in {summary['seconds']:.0f} s.")
+    for note in summary["notes"]: typer.echo(note)
     if not summary["complete"]:
         raise Incomplete(f"{out} is incomplete: {summary['reason']}; the same command goes on from here.")
 
@@ -246,7 +245,7 @@ def pack(work, path):
 
 # %% ../nbs/49_cli.ipynb #6807af0f
 @command("train.train", "survey out arch epochs lr bs size targets self_attention opt precision split_by folds seed "
-         "device init resume drop_bad",
+         "device init resume drop_bad graph",
          epochs={"min": 1}, bs={"min": 1}, size={"min": 32}, folds={"min": 2}, targets={"name": "target"})
 def train(work, survey, out, **options):
     "Train a network on a Survey: one-cycle schedule, mixed precision, a checkpoint every epoch."
@@ -342,13 +341,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the Run to make.")] = Path("runs/demo"),
     survey: Annotated[Path, typer.Option(help="Folder of the simulated Survey to make.")] = Path("data/demo"),
     n: Annotated[int, typer.Option(min=200, help="Simulated galaxies.")] = 5000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training galaxies.")] = 12,
     seed: Annotated[int, typer.Option(help="Seed of every random choice; the same seed gives the same result.")] = 0,
 ):
     """From a simulated sky to the mass-metallicity relation, offline: mock, serve and download, train, evaluate, mzr,
     report."""
     mock(survey, n, seed)
     _download_part(survey, survey.with_name(survey.name + "-download"), 200)
-    train(survey, out, seed=seed, resume=(out / "model.json").exists() or (out / "checkpoint").exists())
+    train(survey, out, seed=seed, epochs=epochs, resume=(out / "model.json").exists() or (out / "checkpoint").exists())
     evaluate(out)
     mzr(out)
     report(out)

@@ -375,9 +375,12 @@ def _keep_edits(out):
     sums, _ = read_sums(out)
     columns, said = own_columns(out), []
     if columns:
-        file = next(f for f in (out / f"labels_from_catalog{k or ''}.parquet" for k in count()) if not f.exists())
-        theirs = pq.read_table(out / "catalog.parquet", columns=["objID", *columns])
-        with atomic_path(file) as tmp: pq.write_table(theirs, tmp)
+        file = out / "labels_from_catalog.parquet"
+        theirs = pd.read_parquet(out / "catalog.parquet", columns=["objID", *columns]).set_index("objID")
+        if file.exists():
+            theirs = theirs.combine_first(pd.read_parquet(file).set_index("objID"))
+            set_aside(out, file.name)
+        with atomic_path(file) as tmp: theirs.reset_index().to_parquet(tmp, index=False)
         said.append(f"{', '.join(columns)} of catalog.parquet did not come from the server: now in {file.name}.")
     for name in "catalog.parquet", "survey.json":
         if not (out / name).exists() or sums.get(name) == file_hash(out / name): continue
@@ -455,24 +458,22 @@ def _own_catalog(catalog, scale, sample):
     order = row_keys(catalog.assign(specObjID=np.uint64(0)), True).argsort() if sample else slice(None)
     return catalog.iloc[order].reset_index(drop=True)
 
-def _store_own(out, record, own):
-    "Write the user's galaxies as the only part; `InputError` if some that are in it already are gone"
+def _check_grows(out, record, own):
+    "`InputError` if galaxies that the Survey was downloaded with are not in the user's catalog any more"
     for part in get_parts(record):
         file = out / "catalog_parts" / part.file
-        if not file.exists() or file_hash(file) != part.sha256: break
+        if not file.exists() or file_hash(file) != part.sha256: return
         before = pq.read_table(file, columns=["objID"])["objID"].to_numpy()
         gone = np.setdiff1d(before, own["objID"])
         if len(gone):
             raise InputError(f"The catalog lacks {len(gone)} of the galaxies that {out} was downloaded with (the first: "
                              f"objID {gone[0]}): add them to it, or choose another folder with --out.")
-    _write_part(out, record, 0, 0, own)
 
 # %% ../nbs/14_download.ipynb #c6b119fc
 def download(
     out,  # the Survey's folder; a second run goes on where the first ended
     n: int | None = None,  # number of spectra, the first by specObjID (neighboring plates, not a fair sample); None: all
-    # number of spectra in a fair sample, the smallest by a hash of the objID: always the same, and a larger one adds
-    # to a smaller; None: no sample
+    # number of spectra in a fair sample, the smallest by a hash of the objID: always the same, a larger one adds to it
     sample: int | None = None,
     release: str = RELEASE,  # SDSS data release
     base_url: str = SKYSERVER,  # address of the server: SDSS's, or such as one of `galaxy-cnn serve`
@@ -503,6 +504,7 @@ def download(
     }
     with client, _open_record(out) as record:
         _check_settings_agree(record, settings)
+        if own is not None: _check_grows(out, record, own)
         record.begin()
         before = get_settings(record)
         # a Survey only grows: the larger number counts, and None (all) is the largest
@@ -510,6 +512,6 @@ def download(
         known = before.get("n", n)
         n = None if None in (n, known) else max(n, known)
         if not before: settings["columns"] = list(COLUMNS)
-        if own is not None: _store_own(out, record, own)
         set_settings(record, **settings, n=n)
+        if own is not None: _write_part(out, record, 0, 0, own)
         return fetch_all(out, record, client, progress)

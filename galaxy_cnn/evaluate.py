@@ -38,11 +38,13 @@ def score_intervals(
     sigma,  # [n] raw
     calibration: Calibration | None = None,  # made of other galaxies; None: one made without each fifth of these
     seed=0,
+    groups=None,  # [n] sky cell of each galaxy: those of a cell are in one fifth
 ) -> tuple:  # dict for metrics.json, PIT [n]
     "Coverage, width and PIT of the intervals of galaxies that they were not calibrated on"
     n = len(true)
-    part = np.zeros(n, int)
-    if calibration is None: part = np.random.default_rng(seed).permutation(n) % 5
+    _, group = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)
+    part = np.random.default_rng(seed).permutation(group.max() + 1)[group] % 5
+    if calibration: part[:] = 0
     ends = {level: np.zeros((2, n)) for level in INTERVAL_LEVELS}
     values = np.zeros(n)
     for k in np.unique(part):
@@ -197,20 +199,23 @@ def _all_figures(run, scored, pred, metrics):
 # %% ../nbs/32_evaluate.ipynb #7936bf2b
 def _interval_figures(run, scored, prediction, errors, metrics):
     "Add coverage and width of the intervals to the metrics, and return figures of them"
-    figures = {}
+    figures, cells = {}, None
+    if run.card["split"]["by"] == "sky": cells = sky_cell(sky_vectors(scored.catalog["ra"], scored.catalog["dec"]))
     for t, calibration in errors.calibrations.items():
         j = run.targets.index(t)
         true = scored.target(t)
         other = None if run.folds else calibration
-        try: entry, values = score_intervals(true, prediction.mean[:, j], prediction.sigma[:, j], other)
+        pred, sigma = prediction.mean[:, j], prediction.sigma[:, j]
+        try: entry, values = score_intervals(true, pred, sigma, other, groups=cells)
         except InputError as e:  # a calibration needs galaxies besides those that it is tried on
             metrics["notes"] = [*metrics["notes"], f"No score of the intervals of {t}: {e}"]
             continue
         metrics["targets"][t]["intervals"] = entry
         fig = new_figure(8, 3.2)
         axes = fig.subplots(1, 2)
-        plot_reliability(axes[0], values)
-        plot_pit(axes[1], values)
+        n_calibrate = other.n if other else None  # galaxies that do both in turn leave no noise in the whole
+        plot_reliability(axes[0], values, n_calibrate)
+        plot_pit(axes[1], values, n_calibrate=n_calibrate)
         for ax in axes: panel_titles(ax, sky_name(scored), f"{axis_label(t)}, n = {len(true):,}")
         figures["calibration" + (f"_{t}" if j else "")] = fig
     return figures

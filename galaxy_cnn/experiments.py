@@ -33,6 +33,7 @@ from .lab import NetworkSpec, Study, make_study, networks_of_all_parts
 from .learner import choose_device
 from .literature import N_TESTED, PUBLISHED, published_row
 from .metrics import BOOTSTRAP_LEVEL, label_noise, with_interval
+from .mock_catalog import PICTURE_FLOOR
 from .mzr import MASS_COLUMN
 from galaxy_cnn.studies import (
     SIGNAL, STUDY_MODELS, WEIGHING, ensemble_networks, leakage_networks, resolution_networks, run_baselines,
@@ -87,7 +88,7 @@ EXPERIMENTS = {
     "beyond_mass": _Experiment(
         run_beyond_mass, "is the network only reading mass and star formation?", _whole_pictures, _MASS | _SFR),
     "scatter": _Experiment(
-        run_scatter, "width of the mass-metallicity relation, corrected", _whole_pictures, _MASS | _ERRORS),
+        run_scatter, "width of the mass-metallicity relation, without the labels' noise", _whole_pictures, _MASS | _ERRORS),
     "leak": _Experiment(
         run_leakage, "a split at random against a split by cells of sky", leakage_networks, _PLACE),
 }
@@ -124,6 +125,7 @@ def _circumstances(study, name):
         "held_out": "held-out split" if folds == 1 else f"{folds} folds, pooled",
         "settings": study.settings,
         **label_noise(study.survey.select(study.scored), "metallicity"),
+        **({"picture_floor": PICTURE_FLOOR} if study.survey.is_mock else {}),
     }
 
 # %% ../nbs/37_experiments.ipynb #84ebc8e7
@@ -184,7 +186,7 @@ def _start_training_process(study, suite):
     torch.set_num_threads(1)
     _study = study
 
-def _train_in_process(network): return _study.kept(network)
+def _train_in_process(network): return _study.predictions_of(network)
 
 # %% ../nbs/37_experiments.ipynb #9347c63f
 @contextmanager
@@ -192,14 +194,14 @@ def training_processes(
     study: Study,
     networks,  # to be trained
 ):
-    "While the block runs, other processes train networks for `study.kept`; `Incomplete` if one of them dies"
+    "While the block runs, other processes train networks for `study.predictions_of`; `Incomplete` if one of them dies"
     workers = number_of_workers(study, len(networks))
     if workers < 2:
         yield
         return
     spawn = mp.get_context("spawn")
     suite, alive = spawn.Pipe(duplex=False)
-    there = replace(study, quiet=True, coming={})
+    there = replace(study, quiet=True, futures={})
     pool = ProcessPoolExecutor(workers, spawn, _start_training_process, (there, suite))
     title = f"training networks, {workers} at a time"
     bar = tqdm(total=len(networks), desc=title, unit="network", disable=study.quiet, delay=2, leave=False)
@@ -207,7 +209,7 @@ def training_processes(
         for network in networks:
             future = pool.submit(_train_in_process, network)
             future.add_done_callback(lambda _: bar.update())
-            study.coming[network.name] = future
+            study.futures[network.name] = future
         # an empty job: only now does the pool watch the process that was started last
         pool.submit(int)
         yield
@@ -221,7 +223,7 @@ def training_processes(
         pool.shutdown(cancel_futures=True)
         suite.close()
         bar.close()
-        study.coming = {}
+        study.futures = {}
 
 # %% ../nbs/37_experiments.ipynb #21959ba8
 _DIFFERENCES_DRAWN = ("ensemble", "scatter", "leak")  # experiments whose outcome is a difference
@@ -232,6 +234,7 @@ class _Panel:
     label: str  # of the axis
     entries: list  # of (name, {value, lo, hi, n}, published value or None)
     floor: dict | None = None  # label noise
+    picture_floor: dict | None = None  # on the mock sky, best regression of what pictures are drawn from
 
 def _error_panels(result):
     "Errors of a result, target by target"
@@ -240,8 +243,8 @@ def _error_panels(result):
     for target, label in labels.items():
         rows = [r for r in result["rows"].values() if r["target"] == target]
         entries = [(r["what"], r["rmse"], (r["published"] or {}).get("rmse")) for r in rows]
-        floor = result.get("label_noise") if target == "metallicity" else None
-        if entries: panels.append(_Panel(label, entries, floor))
+        floors = [result.get(k) if target == "metallicity" else None for k in ("label_noise", "picture_floor")]
+        if entries: panels.append(_Panel(label, entries, *floors))
     return panels
 
 def _panels_of(result):
@@ -257,6 +260,8 @@ def _panels_of(result):
     return [*panels, _Panel("difference [dex]", differences)]
 
 # %% ../nbs/37_experiments.ipynb #d5659d20
+_PICTURE_FLOOR_STYLE = dict(color="tab:green", lw=1.2, ls=(0, (5, 2)), label="best regression of what pictures are drawn from")
+
 def _sky_title(result): return "mock sky" if result["sky"] == "mock" else result["survey"]
 
 def _shared_legend(fig, **options):
@@ -275,6 +280,7 @@ def rows_figure(
     for ax, panel in zip(axes, panels):
         kind = panel.label.split()[0]
         plot_rows(ax, panel.entries, panel.floor, 4 if kind == "difference" else 3)
+        if panel.picture_floor: ax.axvline(panel.picture_floor["value"], **_PICTURE_FLOOR_STYLE)
         ax.set_xlabel(panel.label)
         if kind in ("correlation", "difference"): ax.axvline(0, color="0.4", lw=1, ls="--")
     _, first, _ = panels[0].entries[0]
@@ -308,6 +314,8 @@ def _plot_resolution(ax, result, metric, paper):
         ax.axhline(r[metric]["value"], color="0.4", ls=style, lw=1, label=r["what"])
     floor = result.get("label_noise")
     if floor and metric == "rmse": ax.axhspan(floor["lo"], floor["hi"], color="0.85", lw=0, label="label noise")
+    if metric == "rmse" and "picture_floor" in result:
+        ax.axhline(result["picture_floor"]["value"], **_PICTURE_FLOOR_STYLE)
     ax.set_xscale("log", base=2)
     ax.set(xticks=RESOLUTIONS, xticklabels=RESOLUTIONS, xlabel="width of the picture [px]", ylim=(0, None))
 
@@ -435,12 +443,23 @@ def _demands_of_labels(results):
             found.append(_demand(f"{name}, {key}: not better than the label noise", v, v["hi"] >= floor["lo"]))
     return found
 
+def _demands_on_the_control(results):
+    "Where no leak was put in, a split at random is as good as one by cells of sky"
+    found, differences = [], results.get("leak", {}).get("differences", {})
+    for model, name in {"cnn": "CNN", "forest": "forest"}.items():
+        d = differences.get(f"control_{model}: random - sky")
+        if not d: continue
+        holds = d["rmse"]["lo"] <= 0 <= d["rmse"]["hi"]
+        found.append(_demand(f"the control shows no leak, {name}", d["rmse"], holds))
+    return found
+
 # %% ../nbs/37_experiments.ipynb #9605d0d9
 def orderings(
     results: dict,  # name to result
 ) -> list[dict]:  # statement, holds, interval
     "Demands of physics on the results that are there"
-    return [*_demands_on_pixels(results), *_demands_on_models(results), *_demands_of_labels(results)]
+    demands = (_demands_on_pixels, _demands_on_models, _demands_of_labels, _demands_on_the_control)
+    return [demand for demands_on in demands for demand in demands_on(results)]
 
 # %% ../nbs/37_experiments.ipynb #5917e720
 def check_orderings(

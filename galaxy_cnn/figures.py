@@ -20,7 +20,7 @@ from scipy.stats import norm
 
 from .files import atomic_path
 from .images import read_image
-from .metrics import binned_errors, median_bias, nmad, outlier_fraction, rmse
+from .metrics import binned_errors, calibration_widening, median_bias, nmad, outlier_fraction, rmse
 from .survey import Survey
 from .uncertainty import INTERVAL_LEVELS
 
@@ -279,13 +279,14 @@ def plot_pit(
     ax,
     values,  # [n] from `pit`
     bins=20,
+    n_calibrate=None,  # galaxies that calibrated, whose noise is in the band; None: no such noise
 ):
-    "Histogram of the PIT over the scatter of a uniform one (two binomial standard deviations)"
+    "Histogram of the PIT over the scatter of a uniform one (two standard deviations)"
     expected = len(values) / bins
-    band = 2 * np.sqrt(len(values) * (bins - 1)) / bins
+    band = 2 * calibration_widening(len(values), n_calibrate) * np.sqrt(len(values) * (bins - 1)) / bins
     ax.axhspan((expected - band) / expected, (expected + band) / expected, color="0.88", lw=0)
     counts, edges = np.histogram(values, bins, (0, 1))
-    ax.stairs(counts / expected, edges, color=PREDICTED, lw=1.5)
+    ax.stairs(counts / expected, edges, baseline=None, color=PREDICTED, lw=1.5)
     ax.axhline(1, color="black", lw=0.8, ls="--")
     ax.set(xlim=(0, 1), ylim=(0, None), xlabel="PIT: predicted share below the truth", ylabel="galaxies / expected")
 
@@ -293,12 +294,13 @@ def plot_pit(
 def plot_reliability(
     ax,
     values,  # [n] from `pit`, or {name: [n]}
+    n_calibrate=None,  # galaxies that calibrated, whose noise is in the band; None: no such noise
 ):
-    "Empirical against nominal coverage of central intervals, less the nominal, with two binomial standard deviations"
+    "Empirical against nominal coverage of central intervals, less the nominal, with two standard deviations"
     nominal = np.linspace(0.02, 0.98, 49)
     curves = values if isinstance(values, dict) else {"": values}
     n = min(len(v) for v in curves.values())
-    band = 200 * np.sqrt(nominal * (1 - nominal) / n)
+    band = 200 * calibration_widening(n, n_calibrate) * np.sqrt(nominal * (1 - nominal) / n)
     ax.fill_between(100 * nominal, -band, band, color="0.88", lw=0)
     ax.axhline(0, color="black", lw=0.8, ls="--")
     for (name, v), color in zip(curves.items(), (PREDICTED, "0.45", "#1f5f99", "#b35900")):
@@ -309,20 +311,25 @@ def plot_reliability(
     ax.set(xlim=(0, 100), xlabel="nominal coverage [%]", ylabel="empirical - nominal [points]")
 
 # %% ../nbs/30_figures.ipynb #47102699
+_LEVEL_COLORS = "#1f5f99", PREDICTED, "black"  # of `INTERVAL_LEVELS`
+
 def plot_coverage_by(
     ax,
     table,  # from `coverage_by`
     label="",  # of the covariate
+    levels=INTERVAL_LEVELS,  # those that are drawn
 ):
-    "Coverage of each level in bins, with three binomial standard deviations about the nominal"
-    for level, color in zip(INTERVAL_LEVELS, ("#1f5f99", PREDICTED, "black")):
+    "Coverage of each level in bins, with three standard deviations about the nominal"
+    styles = {level: dict(color=c, marker=m) for level, c, m in zip(INTERVAL_LEVELS, _LEVEL_COLORS, "^os")}
+    for level in levels:
+        color = styles[level]["color"]
         name = f"{100 * level:.0f}"
         share = 100 * table[f"coverage_{name}"]
         band = 100 * table[f"band_{name}"]
         nominal = 100 * level
         ax.fill_between(table["median"], nominal - band, nominal + band, color=color, alpha=0.12, lw=0)
         ax.axhline(nominal, color=color, lw=0.8, ls="--")
-        ax.plot(table["median"], share, "o-", color=color, ms=4, lw=1, label=f"{name} %")
+        ax.plot(table["median"], share, **styles[level], ms=4, lw=1, label=f"{name} %")
     ax.set(xlabel=label, ylabel="coverage [%]")
     ax.legend(fontsize=8, frameon=False, ncols=3)
 

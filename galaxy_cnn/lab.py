@@ -172,7 +172,7 @@ class Study:
     whole: str = ""  # fingerprint of the Survey that the galaxies were taken from
     workers: int = None  # processes that train; None: as many as are worth their start
     trained: int = 0  # networks so far
-    coming: dict = field(default_factory=dict)  # name to the Future of a network that another process trains
+    futures: dict = field(default_factory=dict)  # name to the Future of a network that another process trains
 
     @cached_property
     def images(self):
@@ -219,13 +219,13 @@ class Study:
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return self.out and Path(self.out) / "networks" / f"{network.name}-{digest}.parquet"
 
-    def kept(self, network):
+    def predictions_of(self, network):
         "Predictions [n, k] of a network: from the folder, from the process that trains it, or made here"
         file = self.file(network)
-        coming = self.coming.pop(network.name, None)
-        if file and file.is_file() and not coming: return pd.read_parquet(file).to_numpy()
+        future = self.futures.pop(network.name, None)
+        if file and file.is_file() and not future: return pd.read_parquet(file).to_numpy()
         self.trained += 1
-        if coming: return coming.result()
+        if future: return future.result()
         made = network(self)
         if not file: return made
         with atomic_path(file) as tmp: pd.DataFrame(made).rename(columns=str).to_parquet(tmp, index=False)
@@ -311,7 +311,7 @@ def predict_held_out(
     network=NetworkSpec(),
 ) -> np.ndarray:  # [n, targets], NaN for galaxies that are not scored
     "Held-out predictions of a network of each part"
-    return study.pool_folds(study.kept(each) for each in networks_of_all_parts(study, [network]))
+    return study.pool_folds(study.predictions_of(each) for each in networks_of_all_parts(study, [network]))
 
 # %% ../nbs/35_lab.ipynb #9a1b7de5
 def metric_row(

@@ -6,7 +6,7 @@
 __all__ = ['OPTIMIZERS', 'BF16_FLAGS', 'TUTORIAL', 'RECIPES', 'AUGMENTATION', 'PRETRAINING_RECIPE', 'ForeachAdam', 'ranger',
            'cpu_flags', 'choose_precision', 'Bfloat16', 'seed_all', 'EpochSeed', 'WeightAverage', 'EpochHistory',
            'EpochBar', 'Recipe', 'default_epochs', 'choose_arch', 'choose_device', 'resolve_recipe',
-           'fine_tuning_recipe', 'target_scale', 'make_learner', 'find_lr', 'lr_figure']
+           'fine_tuning_recipe', 'target_scale', 'make_learner', 'find_lr', 'lr_figure', 'CapturedStep']
 
 # %% ../nbs/25_learner.ipynb #3dfabc08
 import copy
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import CancelBatchException, Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler, valley
@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from .files import Incomplete, InputError
-from .loaders import MIN_STEPS, default_batch_size
+from .loaders import MIN_STEPS, InMemoryLoader, default_batch_size
 from .models import ARCHS, FaithfulLoss, MeanAndSigma, ScaledRMSE, TINY_ZOOM, head_layer, match_targets
 
 # %% ../nbs/25_learner.ipynb #e722afa0
@@ -52,40 +52,76 @@ class ForeachAdam(Optimizer):
     def zero_grad(self):
         for p, *_ in self.all_params(with_grad=True): p.grad = None
 
-    @torch.no_grad()
     def step(self, closure=None):
+        self.advance(self.all_params(with_grad=True))
+        self.move()
+
+    def advance(self, members, place=list):
+        "Count a step of tensors, as `all_params` has them, and settle its numbers; `place` may put them elsewhere"
         alike = {}  # tensors with the same hyperparameters, decay and age
-        for p, _, state, hyper in self.all_params(with_grad=True):
+        for p, _, state, hyper in members:
             if "step" not in state:
-                state.update(grad_avg=torch.zeros_like(p.grad), sqr_avg=torch.zeros_like(p.grad), step=0)
+                state.update(grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p), step=0)
             state["step"] += 1
             key = id(hyper), state.get("do_wd", True), state["step"]
-            _, members = alike.setdefault(key, (hyper, []))
-            members.append((p.data, p.grad, state["grad_avg"], state["sqr_avg"]))
-        for (_, decay, step), (hyper, members) in alike.items():
-            self.step_of(*map(list, zip(*members)), step, decay, **hyper)
+            _, together = alike.setdefault(key, (hyper, []))
+            together.append((p, state))
+        self.groups = place((self.numbers(step, decay, **hyper), together)
+                            for (_, decay, step), (hyper, together) in alike.items())
 
-    def step_of(self, params, grads, grad_avg, sqr_avg, step, decay, lr, mom, sqr_mom, eps, wd):
-        "One step of tensors that are alike"
-        if decay: torch._foreach_mul_(params, 1 - lr * wd)
-        torch._foreach_lerp_(grad_avg, grads, 1 - mom)
-        torch._foreach_mul_(sqr_avg, sqr_mom)
-        torch._foreach_addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+    def numbers(self, step, decay, lr, mom, sqr_mom, eps, wd):
+        "Numbers of a step of tensors that are alike; `whole`, whether it is divided by the root of the squares"
         factor = _rectification(step, sqr_mom) if self.rectify else 1.0
         size = -lr / (1 - mom**step)
-        if factor is None: return torch._foreach_add_(params, grad_avg, alpha=size)
-        root = torch._foreach_sqrt(torch._foreach_div(sqr_avg, 1 - sqr_mom**step))
-        torch._foreach_add_(root, eps)
-        torch._foreach_addcdiv_(params, grad_avg, root, size * factor)
+        scale = 1 / math.sqrt(1 - sqr_mom**step)
+        return {"whole": factor is not None, "keep": 1 - lr * wd if decay else 1.0, "mom": mom, "new": 1 - mom,
+                "scale": scale, "size": size * (1.0 if factor is None else factor), "sqr_mom": sqr_mom, "eps": eps}
+
+    @property
+    def variant(self): return tuple(numbers["whole"] for numbers, _ in self.groups)  # what `move` branches by
+
+    @torch.no_grad()
+    def move(self):
+        "Move the weights by the numbers that `advance` has settled"
+        for numbers, together in self.groups:
+            together = [(p, state) for p, state in together if p.grad is not None]
+            params, grads = [p for p, _ in together], [p.grad for p, _ in together]
+            averages, squares = ([state[name] for _, state in together] for name in ("grad_avg", "sqr_avg"))
+            self.move_alike(params, grads, averages, squares, **numbers)
+
+    def move_alike(self, params, grads, grad_avg, sqr_avg, whole, keep, mom, new, scale, size, sqr_mom, eps):
+        "Move tensors that are alike; numbers may be tensors, save `whole`, `sqr_mom` and `eps`"
+        torch._foreach_mul_(params, keep)
+        torch._foreach_mul_(sqr_avg, sqr_mom)
+        torch._foreach_addcmul_(sqr_avg, grads, grads, 1 - sqr_mom)
+        torch._foreach_mul_(grad_avg, mom)
+        torch._foreach_add_(grad_avg, torch._foreach_mul(grads, new))
+        step = grad_avg
+        if whole:
+            root = torch._foreach_sqrt(sqr_avg)
+            torch._foreach_mul_(root, scale)
+            torch._foreach_add_(root, eps)
+            step = torch._foreach_div(grad_avg, root)
+        torch._foreach_add_(params, torch._foreach_mul(step, size))
 
 # %% ../nbs/25_learner.ipynb #b1c4e3f8
 class _ForeachLookahead(Lookahead):
     "fastai's Lookahead, all tensors at once"
-    @torch.no_grad()
     def step(self, closure=None):
+        self.advance(self.all_params(with_grad=True))
+        self.move()
+
+    def advance(self, members, place=list):
         if self.slow_weights is None: self._copy_weights()
-        self.opt.step()
+        self.opt.advance(members, place)
         self.count += 1
+
+    @property
+    def variant(self): return self.count % self.k == 0, *self.opt.variant
+
+    @torch.no_grad()
+    def move(self):
+        self.opt.move()
         if self.count % self.k: return
         slow = [p.data for group in self.slow_weights for p in group]
         fast = [p.data for group in self.param_lists for p in group]
@@ -129,15 +165,13 @@ def choose_precision(
 
 # %% ../nbs/25_learner.ipynb #0c9e0fbb
 class Bfloat16(Callback):
-    "Forward pass in bfloat16 with channels last, on a CPU as on a GPU; the loss stays in float32"
+    "Forward pass in bfloat16, on a CPU as on a GPU; the loss stays in float32"
     order = 10
     def before_fit(self):
-        self.learn.model.to(memory_format=torch.channels_last)
         self.plain = self.model.forward
         autocast = torch.autocast(torch.device(self.dls.device).type, dtype=torch.bfloat16)
         self.model.forward = autocast(self.plain)
 
-    def before_batch(self): self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.xb)
     def after_fit(self): self.model.forward = self.plain
 
 # %% ../nbs/25_learner.ipynb #8d43c544
@@ -404,7 +438,7 @@ def make_learner(
     loss = FaithfulLoss if isinstance(head_layer(model), MeanAndSigma) else ScaledRMSE
     learn = Learner(
         dls,
-        model.to(dls.device),
+        model.to(dls.device, memory_format=torch.channels_last),
         loss_func=loss(model.units.std, weight),
         opt_func=OPTIMIZERS[recipe.opt],
         lr=recipe.lr,
@@ -459,3 +493,136 @@ def lr_figure(
     ax.set(xlabel="learning rate", ylabel="loss [std of the target]", ylim=(0, 2 * losses[0]))
     ax.legend(frameon=False)
     return ax
+
+# %% ../nbs/25_learner.ipynb #61e11354
+_WITHIN_A_STEP = {"after_pred", "after_loss", "before_backward", "after_backward", "before_step", "after_step"}
+
+def _why_plain(
+    learn,  # a Learner that begins to fit
+    device,  # kind of device on which its steps are to be captured
+):  # str; None: there is no reason
+    "Reason why a training step cannot be captured"
+    loader = learn.dls.train
+    if torch.device(learn.dls.device).type != device: return "the network does not train on a CUDA GPU"
+    if not isinstance(loader, InMemoryLoader) or loader.dataset.pixels.device.type != device:
+        return "the cutouts do not lie on the GPU"
+    if not loader.drop_last: return "the last batch may be smaller than the others"
+    if not hasattr(learn.opt, "move"): return "the optimizer is not one of this chapter's"
+    within = [type(cb).__name__ for cb in learn.cbs if _WITHIN_A_STEP & set(dir(type(cb)))]
+    return f"{', '.join(within)} acts within it" if within else None
+
+# %% ../nbs/25_learner.ipynb #215f323b
+class _DeviceNumbers:
+    "The optimizer's numbers of a step, in memory that a graph can read"
+    names = ("keep", "mom", "new", "scale", "size")
+    def __init__(self, groups, device):
+        self.now = torch.zeros(groups, len(self.names), device=device)
+        self.views = [dict(zip(self.names, row.unbind())) for row in self.now.unbind()]
+
+    def begin(self, steps):
+        "A row for each step of an epoch: none is overwritten before it has arrived"
+        self.rows = torch.empty(steps, *self.now.shape, pin_memory=self.now.is_cuda)
+
+    def put(self, i, groups):
+        "Groups of the optimizer, with their numbers of the step i of the epoch on the device"
+        groups = list(groups)
+        self.rows[i] = torch.tensor([[numbers[name] for name in self.names] for numbers, _ in groups])
+        self.now.copy_(self.rows[i], non_blocking=True)
+        return [(numbers | there, together) for (numbers, together), there in zip(groups, self.views)]
+
+# %% ../nbs/25_learner.ipynb #9ed7dd3c
+class CapturedStep(Callback):
+    "Batch, forward and backward pass and optimizer as one launch; the plain step, said once, where that cannot be"
+    order, run_valid = 100, False  # behind those that set learning rate and momentum
+    warm = 3  # steps before the first capture, in which libraries take their memory
+    def __init__(
+        self,
+        device="cuda",  # elsewhere: the same arithmetic, launched one by one
+        say=print,  # takes the sentence
+    ):
+        self.device, self.say, self.said = device, say, False
+
+    def before_fit(self):
+        reason = _why_plain(self.learn, self.device)
+        self.plain = reason is not None
+        if self.plain: self._say(f"The training step is not captured, because {reason}: plain steps are taken.")
+        self.graphs, self.done = {}, 0
+        self.rows = self.kept = self.numbers = None
+        self.one_by_one = self.device != "cuda"
+        if not (self.plain or self.one_by_one): self.stream = torch.cuda.Stream()
+
+    def _say(self, sentence):
+        if not self.said: self.say(sentence)
+        self.said = True
+
+    def before_train(self):
+        if self.plain: return
+        rows, drawn = self.dls.train.draw_epoch()
+        epoch = torch.stack(rows), None if drawn[0] is None else torch.stack(drawn)
+        if self.rows is None:
+            self.rows, self.drawn = epoch
+            self.number = torch.zeros(1, dtype=torch.long, device=self.rows.device)
+            self.members = [member for member in self.opt.all_params() if member[0].requires_grad]
+            self.batch = self._make_batch()
+        self.rows.copy_(epoch[0])
+        if self.drawn is not None: self.drawn.copy_(epoch[1])
+        self.number.zero_()
+        self.learn.dl = [self.batch] * len(rows)
+
+    def _make_batch(self):
+        drawn = None if self.drawn is None else self.drawn.index_select(0, self.number)[0]
+        return self.dls.train.batch(self.rows.index_select(0, self.number)[0], drawn)
+
+    def before_batch(self):
+        if self.plain: return
+        self.opt.advance(self.members, self._place)
+        self._run()
+        self.learn.pred, self.learn.loss, self.loss_func.of_means = self.kept
+        self.learn.loss_grad = self.learn.loss
+        raise CancelBatchException
+
+    def _place(self, groups):
+        groups = list(groups)
+        if self.numbers is None: self.numbers = _DeviceNumbers(len(groups), self.rows.device)
+        if self.iter == 0: self.numbers.begin(self.n_iter)
+        return self.numbers.put(self.iter, groups)
+
+    def _step(self):
+        "The whole step; nothing in it waits for the host"
+        for there, made in zip(self.batch, self._make_batch()): there.copy_(made)
+        x, y = self.batch
+        pred = self.model(x)
+        loss = self.loss_func(pred, y)
+        loss.backward()
+        self.opt.move()
+        self.opt.zero_grad()
+        self.number.add_(1)
+        found = [value.detach() for value in (pred, loss, getattr(self.loss_func, "of_means", loss))]
+        if self.kept is None: self.kept = [value.clone() for value in found]
+        for there, value in zip(self.kept, found): there.copy_(value)
+
+    def _run(self):
+        "Do the step: launched one by one at first, from then on by replaying its graph"
+        if self.one_by_one: return self._step()
+        now = torch.cuda.current_stream()
+        if self.done < self.warm:
+            self.done += 1
+            self.stream.wait_stream(now)
+            with torch.cuda.stream(self.stream): self._step()
+            return now.wait_stream(self.stream)
+        variant = self.opt.variant
+        try:
+            if variant not in self.graphs: self.graphs[variant] = self._capture()
+        except RuntimeError as e:
+            self._say(f"The training step cannot be captured ({str(e).splitlines()[0]}): it is launched one by one.")
+            self.one_by_one = True
+            self.opt.zero_grad()
+            return self._step()
+        self.graphs[variant].replay()
+
+    def _capture(self):
+        graph, first = torch.cuda.CUDAGraph(), next(iter(self.graphs.values()), None)
+        with torch.cuda.graph(graph, pool=first and first.pool(), stream=self.stream): self._step()
+        return graph
+
+    def after_fit(self): self.graphs = {}

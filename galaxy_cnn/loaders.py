@@ -257,13 +257,13 @@ def _draw_shifts_and_symmetries(
     n,  # images
     room,  # [px] by which a crop may be shifted
     rng,  # random.Random
-) -> tuple:  # top [n], left [n], how many images get each of the eight symmetries
+) -> torch.Tensor:  # int64 [3, n]: top, left, and symmetry, which does not fall
     "A shift for each image, and a symmetry for every other one"
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
     top, left = torch.randint(room + 1, (2, n), generator=generator)
     symmetry = torch.randint(16, (n,), generator=generator)
     symmetry = torch.where(symmetry < 8, symmetry, 0)  # the upper half stays as it is
-    return top, left, symmetry.bincount(minlength=8).tolist()
+    return torch.stack([top, left, symmetry.sort().values])
 
 # %% ../nbs/23_loaders.ipynb #6ef918b5
 def crop_each(
@@ -273,11 +273,7 @@ def crop_each(
     top,  # int64 [B]: where the crops begin there
     left,  # int64 [B]
 ):  # uint8 [B, 3, size, size]
-    "One crop of each image: all in one operation on a GPU, one after the other on a CPU"
-    if x.is_cuda:
-        # all windows, a view [B, 3, shifts, shifts, size, size]
-        windows = center_crop_or_pad(x, width).unfold(2, size, 1).unfold(3, size, 1)
-        return windows[torch.arange(len(x), device=x.device), :, top.to(x.device), left.to(x.device)]
+    "One crop of each image, one after the other"
     edge = (x.shape[-1] - width) // 2
     corners = zip((top + edge).tolist(), (left + edge).tolist())
     out = np.zeros((*x.shape[:2], size, size), np.uint8)
@@ -295,13 +291,31 @@ def _copy_window(image, crop, top, left):
 def random_crops(
     x,  # uint8 [B, 3, W, W]
     size,  # [px] of the crop
-    rng,  # random.Random
+    drawn,  # int64 [3, B]: top, left, and symmetry, which does not fall
 ):
-    "Yield random crops out of images padded to `pad_size`, those with the same symmetry together"
-    width = pad_size(size)
-    top, left, counts = _draw_shifts_and_symmetries(len(x), width - size, rng)
-    groups = crop_each(x, size, width, top, left).split(counts)
+    "Yield crops out of images padded to `pad_size`, those with the same symmetry together"
+    top, left, symmetry = drawn
+    groups = crop_each(x, size, pad_size(size), top, left).split(symmetry.bincount(minlength=8).tolist())
     for symmetry, group in enumerate(groups): yield dihedral(group, symmetry)
+
+# %% ../nbs/23_loaders.ipynb #eb502d4f
+def _gather_crops(
+    x,  # uint8 [B, 3, W, W]
+    size,  # [px] of the crop
+    drawn,  # int64 [3, B] on the device of x: top, left, symmetry
+):  # uint8 [B, 3, size, size]
+    "The crops of `random_crops`, all at once"
+    top, left, symmetry = drawn[..., None, None]
+    width = x.shape[-1]
+    edge = (width - pad_size(size)) // 2
+    along = torch.arange(size, device=x.device)
+    row = torch.where(symmetry & 2 > 0, size - 1 - along[:, None], along[:, None])
+    column = torch.where(symmetry & 1 > 0, size - 1 - along, along)
+    mirrored = symmetry & 4 > 0
+    row, column = torch.where(mirrored, column, row) + top + edge, torch.where(mirrored, row, column) + left + edge
+    inside = (row >= 0) & (row < width) & (column >= 0) & (column < width)
+    address = torch.where(inside, row * width + column, 0).flatten(1)[:, None].expand(-1, x.shape[1], -1)
+    return x.flatten(2).gather(2, address).view(*x.shape[:2], size, size) * inside[:, None]
 
 # %% ../nbs/23_loaders.ipynb #3195cb58
 def crop_and_normalize(
@@ -309,14 +323,16 @@ def crop_and_normalize(
     size,  # [px] of the crop
     mean,  # [3] on the scale from 0 to 1; a tensor on the device of x saves a GPU a wait
     std,  # [3]
-    rng=None,  # random.Random, to shift and turn; None: the center
+    drawn=None,  # int64 [3, B] on the device of x, to shift and turn: top, left, symmetry; None: the center
 ):  # float32 [B, 3, size, size]
     "Pixels as the networks take them, (x / 255 - mean) / std"
     mean = 255 * torch.as_tensor(mean, device=x.device).view(3, 1, 1)
     std = 255 * torch.as_tensor(std, device=x.device).view(3, 1, 1)
     scale = 1 / std
-    groups = random_crops(x, size, rng) if rng else [center_crop_or_pad(x, size)]
-    step = 16 if x.device.type == "cpu" else len(x)
+    on_cpu = x.device.type == "cpu"
+    if drawn is None: groups = [center_crop_or_pad(x, size)]
+    else: groups = random_crops(x, size, drawn) if on_cpu else [_gather_crops(x, size, drawn)]
+    step = 16 if on_cpu else len(x)
     out = torch.empty((len(x), 3, size, size), device=x.device)
     end = 0
     for part in (part for group in groups for part in group.split(step)):
@@ -352,17 +368,26 @@ class InMemoryLoader(DataLoader):
         self.stats, self.size, self.augment, self.targets = stats, size, augment, targets
 
     def __iter__(self):
+        rows, drawn = self.draw_epoch()
+        for part, how in zip(rows, drawn): yield self.after_batch(self.batch(part, how))
+
+    def draw_epoch(self):
+        "Rows of each batch [B], and how they are shifted and turned: int64 [3, B], or None without augmentation"
         self.randomize()
         self.on_device = [torch.tensor(s, device=self.device) for s in self.stats]
         generator = torch.Generator().manual_seed(self.rng.getrandbits(63))
         order = self.dataset.rows
         if self.shuffle: order = order[torch.randperm(len(order), generator=generator).to(order.device)]
-        for i in range(len(self)): yield self.after_batch(self.batch(order[i * self.bs:(i + 1) * self.bs]))
+        rows = order.split(self.bs)[:len(self)]
+        if not self.augment: return rows, [None] * len(rows)
+        room = pad_size(self.size) - self.size
+        drawn = torch.cat([_draw_shifts_and_symmetries(len(part), room, self.rng) for part in rows], 1)
+        return rows, drawn.to(self.device).split(self.bs, 1)
 
-    def batch(self, rows):
+    def batch(self, rows, drawn=None):
         "Images [B, 3, size, size], normalized, and targets of some rows of the pixels"
         x = self.dataset.pixels.index_select(0, rows).to(self.device)
-        x = crop_and_normalize(x, self.size, *self.on_device, self.rng if self.augment else None)
+        x = crop_and_normalize(x, self.size, *self.on_device, drawn)
         return x, self.dataset.y.index_select(0, rows).to(self.device)
 
     def new(self, dataset=None, cls=None, **kwargs):

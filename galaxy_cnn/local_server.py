@@ -547,7 +547,7 @@ def _search_query(
     if params.get("whichPhotometry", "optical") != "optical": raise ValueError("whichPhotometry must be optical here.")
     function, names = _SEARCHES[kind]
     numbers = ",".join(repr(_number(params, n, -360, 360)) for n in names)
-    columns = ", ".join(f"p.{c}" for c in _FOUND)
+    columns = ", ".join(f"p.{c} AS {c}" for c in _FOUND)
     rows = int(params.get("limit", 10)) or max_rows
     return f"SELECT TOP {rows} {columns} FROM {function}({numbers}) n, PhotoPrimary p WHERE n.objID=p.objID"
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['METRICS', 'COMPARED_METRICS', 'N_BOOT', 'BOOTSTRAP_LEVEL', 'BIN_MIN', 'rmse', 'nmad', 'outlier_fraction',
            'median_bias', 'r2', 'pearson', 'spearman', 'resamples', 'bootstrap', 'with_interval', 'scores',
-           'paired_difference', 'binned_errors', 'label_noise', 'conformal_quantile', 'coverage', 'coverage_by',
-           'interval_score', 'sharpness']
+           'paired_difference', 'binned_errors', 'label_noise', 'conformal_quantile', 'coverage',
+           'calibration_widening', 'coverage_by', 'bins_outside', 'interval_score', 'sharpness']
 
 # %% ../nbs/06_metrics.ipynb #af19922a
 import numpy as np
 import pandas as pd
-from scipy.special import betaincinv
+from scipy.special import betaincinv, ndtr
 
 from .files import InputError
 
@@ -241,9 +241,9 @@ def conformal_quantile(
 ) -> float:
     "The score that a new one exceeds with a probability of at most 1 - level; `InputError` for too few galaxies"
     n = len(scores)
-    rank = int(np.ceil((n + 1) * level))
+    rank = int(np.ceil(round((n + 1) * level, 9)))  # rounded: 75 * 0.68 is 51, and in floats a little more
     if rank > n:
-        least = int(np.ceil(level / (1 - level)))
+        least = int(np.ceil(round(level / (1 - level), 9)))
         raise InputError(f"{n} galaxies are too few for a level of {level:g}: at least {least} are needed.")
     return float(np.sort(scores)[rank - 1])
 
@@ -272,16 +272,24 @@ def _bin_edges(values, min_n, most=10):
     n_bins = max(1, min(most, len(values) // min_n))
     return np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
 
-def _bin_coverage(in_bin, true, intervals):
+def _bin_coverage(in_bin, true, intervals, widening):
     "Coverage of one bin, how far it may be from the level, and whether it is that close, per level"
     row = {}
     for level, (lo, hi) in intervals.items():
         share = np.mean(_inside(true, lo, hi)[in_bin])
-        band = 3 * np.sqrt(level * (1 - level) / in_bin.sum())
+        band = 3 * widening * np.sqrt(level * (1 - level) / in_bin.sum())
         name = f"{100 * level:.0f}"
         row |= {f"coverage_{name}": share, f"band_{name}": band}
         row[f"pass_{name}"] = bool(abs(share - level) <= band)
     return row
+
+# %% ../nbs/06_metrics.ipynb #b47a151e
+def calibration_widening(
+    n,  # galaxies that are looked at
+    n_calibrate=None,  # those that the intervals were calibrated on; None: no such noise
+) -> float:
+    "Factor by which the calibration's own noise widens the scatter of a coverage; sqrt(2) for equal numbers"
+    return float(np.sqrt(1 + n / n_calibrate)) if n_calibrate else 1.0
 
 # %% ../nbs/06_metrics.ipynb #fe3d0e4a
 BIN_MIN = 500  # galaxies in a bin: its share is then known to 4 points at 90 % (three standard deviations)
@@ -292,11 +300,13 @@ def coverage_by(
     intervals,  # {level: (lo, hi)}, from `Calibration.intervals`
     edges=None,  # of the bins; None: up to ten with equally many galaxies
     min_n=BIN_MIN,  # bins with fewer galaxies are left out
-) -> pd.DataFrame:  # low, high, median, n, and per level coverage_<L>, band_<L> (three binomial sigma), pass_<L>
+    n_calibrate=None,  # galaxies like these that the intervals were calibrated on; None: intervals without noise
+) -> pd.DataFrame:  # low, high, median, n, and per level coverage_<L>, band_<L> (three standard deviations), pass_<L>
     "Coverage in bins of a covariate"
     covariate = np.asarray(covariate, "float64")
     true = np.asarray(true)
     known = np.isfinite(covariate)
+    widening = calibration_widening(known.sum(), n_calibrate)
     if edges is None: edges = _bin_edges(covariate[known], min_n)
     rows = []
     for i, (low, high) in enumerate(zip(edges, edges[1:])):
@@ -306,8 +316,22 @@ def coverage_by(
         if in_bin.sum() < min_n: continue
         median = np.median(covariate[in_bin])
         first = {"low": low, "high": high, "median": median, "n": int(in_bin.sum())}
-        rows.append(first | _bin_coverage(in_bin, true, intervals))
+        rows.append(first | _bin_coverage(in_bin, true, intervals, widening))
     return pd.DataFrame(rows)
+
+# %% ../nbs/06_metrics.ipynb #4d7ab852
+def bins_outside(
+    tables,  # of `coverage_by`, at least one
+) -> dict:  # found, expected, of, lowest (points below the level of the worst bin)
+    "Bins that lie outside their band at any level, and as many as chance alone would put there"
+    found, of, lowest = 0, 0, 0.0
+    for table in tables:
+        for column in (c for c in table if c.startswith("pass_")):
+            name = column.removeprefix("pass_")
+            found += int((~table[column]).sum())
+            of += len(table)
+            lowest = min(lowest, float((100 * table[f"coverage_{name}"] - float(name)).min()))
+    return {"found": found, "expected": 2 * float(ndtr(-3)) * of, "of": of, "lowest": lowest}
 
 # %% ../nbs/06_metrics.ipynb #3f8d42f0
 def interval_score(

@@ -105,12 +105,14 @@ def random_turns(
 # %% ../nbs/24_models.ipynb #946fda5a
 class RandomView(nn.Module):
     "Average to `TINY_POOLED` px and see `TINY_VIEW` of them: at random in training, the center otherwise"
+    def average(self, x): return x if x.shape[-1] == TINY_POOLED else F.adaptive_avg_pool2d(x, TINY_POOLED)
+
     def forward(
         self,
         x,  # normalized images [B, 3, H, W], H = W
     ):  # [B, 3, TINY_VIEW, TINY_VIEW]
         "The part of each image that the network sees"
-        x = F.adaptive_avg_pool2d(x, TINY_POOLED)
+        x = self.average(x)
         edge = (TINY_POOLED - TINY_VIEW) // 2
         if not self.training: return x[..., edge:-edge, edge:-edge]
         maps = random_turns(len(x), x.device)
@@ -269,8 +271,11 @@ def load_weights(
 def fold_batch_norm(
     model,  # in eval mode
 ):
-    "A copy that answers the same without batch norm, which is folded into the convolutions before it"
+    """A copy that answers the same and does not learn: batch norm is folded into the convolutions before it, and SiLU
+    overwrites what it is given"""
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    for layer in model.modules():
+        if isinstance(layer, nn.SiLU): layer.inplace = True
     for layer in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
         for i, (a, b) in enumerate(pairwise(list(layer))):
             if not (isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d)): continue
@@ -305,7 +310,8 @@ def predict_tta(
     "A network's answers to each view of a galaxy, all views in one pass; `.mean(0)` is the prediction"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     if dtype: x = x.to(dtype)  # half of the bytes to turn
+    first = model.net[0]
+    if isinstance(first, RandomView): x = first.average(x)  # once for all views
     views = torch.cat(list(dihedral_views(x))) if tta else x
-    views = views.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast(x.device.type, x.dtype, enabled=dtype is not None):
         return model(views).float().unflatten(0, (-1, len(x)))

@@ -178,14 +178,21 @@ def _no_rows(run, errors):
     return Prediction.empty(len(run.targets)).to_table(run.targets, errors, flag)
 
 # %% ../nbs/40_predict.ipynb #c6b632f7
-def _notes(run, widths, others):
-    "Sentences on pictures of another width than those of the training, and on files that were passed over"
+def _is_gray(image): return (image[..., :1] == image[..., 1:]).all()
+
+def _notes(run, kinds, others):
+    "Sentences on pictures unlike the training's, by width and whether they are gray, and on files that were passed over"
     notes, known = [], run.card["survey"].get("size")  # an older card does not say it
-    strange = {width: n for width, n in widths.items() if known and width != known}
-    if strange:
-        found = ", ".join(f"{n} of {width} px" for width, n in sorted(strange.items()))
-        notes.append(f"Pictures of another width than those of the training ({known} px): {found}. The network sees the "
+    widths, grays = Counter(), 0
+    for (width, gray), n in kinds.items():
+        widths[width] += n
+        grays += n * gray
+    strange = ", ".join(f"{n} of {width} px" for width, n in sorted(widths.items()) if width != known)
+    if known and strange:
+        notes.append(f"Pictures of another width than those of the training ({known} px): {strange}. The network sees the "
                      f"central {run.size} px without resampling: galaxies must be as large [px] as in the training.")
+    in_color = len(set(run.mean_std()[0])) > 1
+    if grays and in_color: notes.append(f"Gray pictures, where the network has learned from colors: {grays}.")
     if others: notes.append(f"Files that are no images and were passed over: {len(others)} ({_some(others)}).")
     return notes
 
@@ -211,17 +218,17 @@ def predict(
     run = run if isinstance(run, Run) else read_run(run)
     errors = ErrorModel.load(run.path) or _no_error_model(run)
     step = 4 * bs  # files in a chunk
-    n, failures, widths = 0, [], Counter()
+    n, failures, kinds = 0, [], Counter()
     with _table_writer(out) as append, tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2) as bar:
         for chunk in read_ahead(lambda i: _read_chunk(files[i:i + step], run.size), range(0, len(files), step)):
             rows = _predict_chunk(run, errors, chunk, tta, bs)
             append(rows)
             n += len(rows)
             failures += [(file, message) for file, _, message in chunk if message]
-            widths.update(image.shape[1] for _, image, message in chunk if not message)
+            kinds.update((image.shape[1], _is_gray(image)) for _, image, message in chunk if not message)
             bar.update(len(chunk))
     _write_failures(_failure_file(out), failures)
-    notes = [*errors.notes, *_notes(run, widths, others)]
+    notes = [*errors.notes, *_notes(run, kinds, others)]
     if failures: raise Incomplete(" ".join([_failure_sentence(out, n, failures), *notes]))
     return {"n": n, "errors": 0, "notes": notes}
 

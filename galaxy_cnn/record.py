@@ -59,8 +59,9 @@ ON CONFLICT (objID, request) DO UPDATE SET outcome = excluded.outcome, tries = t
   status = excluded.status, bytes = excluded.bytes, sha256 = excluded.sha256, url = excluded.url,
   detail = excluded.detail, at = excluded.at
 """
+# a picture takes the place of all that was asked before for its galaxy, anything else only of what brought none
 _SUPERSEDE = f"""
-UPDATE downloads SET outcome = '{SUPERSEDED}' WHERE objID = ? AND request <> ?
+UPDATE downloads SET outcome = '{SUPERSEDED}' WHERE objID = ?1 AND request <> ?2 AND (?3 = 'ok' OR outcome <> 'ok')
 """
 
 class Record:
@@ -97,13 +98,12 @@ class Record:
 
     def put(self, rows):
         "Commit rows: all of them or none"
-        rows = list(rows)
-        pictures = [(r.objID, r.request) for r in rows if r.outcome == "ok"]
         self.base.execute("BEGIN IMMEDIATE")
         # the block commits, or rolls back what an exception (Ctrl-C, a full disk) interrupts
         with self.base:
-            self.base.executemany(_UPSERT, map(astuple, rows))
-            self.base.executemany(_SUPERSEDE, pictures)
+            for row in rows:
+                self.base.execute(_UPSERT, astuple(row))
+                self.base.execute(_SUPERSEDE, (row.objID, row.request, row.outcome))
 
     def rows(self, where="1", values=()):
         "Iterate over the rows that satisfy an SQL condition, by objID and request"

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .features import measure_images
 from .files import InputError, file_hash, read_ahead, read_json
-from .gaussian_process import average_with_gp, gp_inputs
+from .gaussian_process import average_with_gp, gp_inputs, with_factor
 from .images import read_images
 from .learner import choose_device, choose_precision
 from .models import create_model, fold_batch_norm, load_weights, network_input, predict_tta, torch_threads
@@ -35,7 +35,8 @@ CARD_FILE = "model.json"
 HISTORY_FILE = "history.csv"
 CHECKPOINT_FILE = "checkpoint/last.safetensors"
 ARGUMENTS_FILE = "checkpoint/arguments.json"
-RUN_FORMAT = 2  # of the card; a later one that cannot be read gets another number
+RUN_FORMAT = 3  # of the card; a later one that cannot be read gets another number
+_READABLE_FORMATS = (2, 3)  # 2: the spread between networks was not in the raw sigma
 
 # %% ../nbs/27_run.ipynb #4a2730c9
 @dataclass
@@ -82,6 +83,7 @@ class Run:
             k, _, rest = name.partition("/")
             target, _, part = rest.rpartition("/")  # a target may have a slash in its name
             arrays.setdefault((int(k), target), {})[part] = v
+        arrays = {key: with_factor(each) for key, each in arrays.items()}
         frozen = card["frozen"]
         model = load_weights(self.new_model(frozen["targets"]), self.path / frozen["file"])
         return {**card, "model": model.eval(), "arrays": arrays}
@@ -132,9 +134,13 @@ class Run:
     ) -> Prediction:  # raw sigmas; `Prediction.to_table` calibrates them
         """Predictions for images, files or a Survey: the mean over all networks, save that galaxies of the Run's own
         folds are answered by the network that has not seen them; `InputError` names a file that cannot be read"""
-        if isinstance(source, Survey): return _predict_survey(self, source, network, tta, bs)
-        if isinstance(source, np.ndarray) and source.ndim == 4: return _predict_images(self, source, network, tta, bs)
-        return _predict_files(self, source, network, tta, bs)
+        numbers = range(len(self.networks)) if network is None else [network]
+        if isinstance(source, np.ndarray) and source.ndim == 4:
+            return _pool_answers(self, *_answers_to_images(self, source, numbers, tta, bs))
+        files = image_sources(source) if isinstance(source, Survey) else source
+        answers, features = _answers_to_files(self, files, numbers, tta, bs)
+        is_known = isinstance(source, Survey) and network is None
+        return _pool_answers(self, answers, features, _held_out_by(self, source) if is_known else None)
 
 # %% ../nbs/27_run.ipynb #cb0a37c6
 _CARD_KEYS = ("format", "arch", "self_attention", "size", "targets", "networks", "gp", "split", "survey", "recipe",
@@ -168,9 +174,9 @@ def _read_card(path):
     missing = [key for key in _CARD_KEYS if not isinstance(card, dict) or key not in card]
     if missing:
         raise InputError(f"{file} is not the card of a Run (it lacks {', '.join(missing)}): restore it or train anew.")
-    if card["format"] != RUN_FORMAT:
-        raise InputError(f"{file} has format {card['format']}, this version of galaxy_cnn reads {RUN_FORMAT}: "
-                         "update it.")
+    if card["format"] not in _READABLE_FORMATS:
+        known = " and ".join(map(str, _READABLE_FORMATS))
+        raise InputError(f"{file} has format {card['format']}, this version of galaxy_cnn reads {known}: update it.")
     return card
 
 # %% ../nbs/27_run.ipynb #be9ede40
@@ -206,60 +212,77 @@ def map_slices(
         return list(pool.map(work, parts))
 
 # %% ../nbs/27_run.ipynb #9c15227c
-def _predict_images(run, images, network=None, tta=True, bs=256):
-    "Prediction for cutouts in memory, uint8 [n, H, W, 3], H = W; the networks see the central `run.size` px"
+def _answers_to_images(run, images, numbers, tta, bs):
+    """Answers of some networks for cutouts uint8 [n, H, W, 3], H = W, of which they see the central `run.size` px:
+    mean, aleatoric and epistemic variance [networks, 3, n, targets]; and the features, if they were measured"""
     device = choose_device()
-    numbers = range(len(run.networks)) if network is None else [network]
     networks = [(k, run.folded[k].to(device)) for k in numbers]
     precision = run.card["precision"]
     if precision != "fp32": precision = choose_precision("auto", device)
     views = 8 if tta else 1
     step = bs if device != "cpu" else min(bs, VIEWS_AT_ONCE // views)
-    def work(part): return _predict_part(run, networks, images[part], tta, precision, device)
-    parts = map_slices(work, len(images), step, device == "cpu")
-    return Prediction.concat(parts) if parts else Prediction.empty(len(run.targets))
+    def work(part): return _answers_to_part(run, networks, images[part], tta, precision, device)
+    return _joined(map_slices(work, len(images), step, device == "cpu"), len(networks), len(run.targets))
+
+def _joined(parts, n_networks, n_targets):
+    "Answers and features of several parts as those of all"
+    answers = np.concatenate([np.zeros((n_networks, 3, 0, n_targets)), *(part for part, _ in parts)], 2)
+    measured = [features for _, features in parts if features is not None]
+    return answers, pd.concat(measured, ignore_index=True) if measured else None
 
 # %% ../nbs/27_run.ipynb #19bf1f87
-def _predict_part(run, networks, images, tta, precision, device):
-    "Prediction of some networks for a few images, averaged over the networks"
+def _answers_to_part(run, networks, images, tta, precision, device):
+    "Answers of some networks for a few images, and the features that a Gaussian process needs"
     n = len(run.targets)
     features = inputs = None
     if run.gp:
         features = measure_images(images)
         inputs = gp_inputs(run.gp["model"], run.gp["frozen"], images, run.size, features)
-    total = 0.0  # [3, n, targets]: mean and two variances
-    for k, network in networks:
+    answers = np.zeros((len(networks), 3, len(images), n))
+    for answer, (k, network) in zip(answers, networks):
         x = network_input(images, run.size, run.mean_std(k), device)
         views = predict_tta(network, x, tta, precision).cpu().double().numpy()
         means, log_sigmas = views[..., :n], views[..., n:]
-        found = np.stack([means.mean(0), np.exp(2 * log_sigmas).mean(0), means.var(0)])
-        total = total + (average_with_gp(run, k, found, inputs) if run.gp else found)
-    mean, *variances = total / len(networks)
-    return Prediction(mean, *np.sqrt(variances), features)
+        of_views = run.gp["share"] * means.var(0) if run.gp else means.var(0)
+        answer[0], answer[1] = means.mean(0), np.exp(2 * log_sigmas).mean(0) + of_views
+        if run.gp: answer[0], answer[2] = average_with_gp(run, k, answer[0], inputs)
+    return answers, features
+
+# %% ../nbs/27_run.ipynb #cc082445
+_MIN_ENSEMBLE = 3  # networks whose spread is measured: of a galaxy that one has held out, two others remain
+
+def _pool_answers(run, answers, features=None, held_by=None):
+    "Prediction from answers [networks, 3, n, targets]: the mean over networks, or of the one that held a galaxy out"
+    mean, aleatoric, inner = answers.mean(0)
+    is_old = run.card["format"] == 2
+    is_ensemble = len(answers) >= _MIN_ENSEMBLE and not is_old
+    between = answers[:, 0].var(0, ddof=1) if is_ensemble else np.zeros_like(mean)
+    for k in range(len(answers)) if held_by is not None else ():
+        rows = held_by == k
+        mean[rows], aleatoric[rows], inner[rows] = answers[k][:, rows]
+        others = np.delete(answers[:, 0], k, 0)[:, rows]
+        if is_ensemble: between[rows] = others.var(0, ddof=1)
+    if is_old or not (is_ensemble or run.gp):
+        return Prediction(mean, np.sqrt(aleatoric + inner), np.full_like(mean, np.nan), features)
+    return Prediction(mean, np.sqrt(aleatoric), np.sqrt(inner + between), features)
 
 # %% ../nbs/27_run.ipynb #de608768
-def _predict_files(run, files, network=None, tta=True, bs=256):
-    "Prediction for files of one size"
-    found = [Prediction.empty(len(run.targets))]
+def _answers_to_files(run, files, numbers, tta, bs):
+    "Answers of some networks for files of one size, and the features, if they were measured"
+    found = []
     with tqdm(total=len(files), desc="predicting", unit=" galaxies", delay=2, leave=False) as bar:
         for images in read_ahead(lambda i: read_images(files[i:i + bs]), range(0, len(files), bs)):
-            found.append(_predict_images(run, images, network, tta, bs))
+            found.append(_answers_to_images(run, images, numbers, tta, bs))
             bar.update(len(images))
-    return Prediction.concat(found)
+    return _joined(found, len(numbers), len(run.targets))
 
 # %% ../nbs/27_run.ipynb #f2c64785
-def _predict_survey(run, survey, network=None, tta=True, bs=256):
-    "Prediction for a Survey; galaxies of the Run's own folds are answered by the network that has not seen them"
-    files, known = image_sources(survey), run.card["split"]
-    if network is not None or not run.folds: return _predict_files(run, files, network, tta, bs)
+def _held_out_by(run, survey):
+    "Number [n] of the network that holds each galaxy out, -1 for none; None if these are not the Run's own folds"
+    known = run.card["split"]
+    if not run.folds: return None
     split = Split.make(survey.catalog, known["seed"], known["by"], known["folds"], known.get("together", ()))
-    if split.hash != known["hash"]: return _predict_files(run, files, None, tta, bs)
-    out = Prediction.empty(len(run.targets), len(files))
-    for k in np.unique(split.network):
-        rows = np.flatnonzero(split.network == k)
-        part = _predict_files(run, [files[i] for i in rows], None if k < 0 else int(k), tta, bs)
-        out.mean[rows], out.aleatoric[rows], out.epistemic[rows] = part.mean, part.aleatoric, part.epistemic
-    return out
+    return split.network if split.hash == known["hash"] else None
 
 # %% ../nbs/27_run.ipynb #6eb711ab
 PRETRAINED = resources.files("galaxy_cnn") / "pretrained"  # a Run

@@ -28,7 +28,7 @@ from galaxy_cnn.files import (
 from .gaussian_process import FROZEN_FILE, GP_FILE, GP_WEIGHT, GaussianProcess, gp_columns, gp_inputs
 from .images import map_files, read_image, read_images
 from galaxy_cnn.learner import (
-    AUGMENTATION, PRETRAINING_RECIPE, EpochBar, EpochHistory, EpochSeed, Recipe, choose_arch, choose_device,
+    AUGMENTATION, PRETRAINING_RECIPE, CapturedStep, EpochBar, EpochHistory, EpochSeed, Recipe, choose_arch, choose_device,
     choose_precision, default_epochs, fine_tuning_recipe, make_learner, resolve_recipe, seed_all, target_scale,
 )
 from .loaders import in_memory_dls, load_cutouts, make_dls
@@ -224,13 +224,13 @@ def make_network(
     return dls, model
 
 # %% ../nbs/29_train.ipynb #907ed91f
-def _fit_network(survey, pixels, out, plan: _Plan, progress: Progress, tensors=None, start=None, quiet=False):
+def _fit_network(survey, pixels, out, plan: _Plan, progress: Progress, tensors=None, start=None, quiet=False, more=()):
     "Train one network, or the rest of it, and write its weights"
     k, networks = progress.network, plan.folds or 1
     dls, model = make_network(survey, pixels, plan, k, start)
     history = EpochHistory(progress.rows, plan.targets, k)
     title = plan.arch if networks == 1 else f"{plan.arch} {k + 1}/{networks}"
-    callbacks = [EpochSeed(plan.seed, k), history, EpochBar(history, title, quiet), Checkpoint(out, progress)]
+    callbacks = [EpochSeed(plan.seed, k), history, EpochBar(history, title, quiet), Checkpoint(out, progress), *more]
     learn = make_learner(dls, model, plan.recipe, plan.precision, callbacks, plan.weight)
     if tensors: restore_learner(learn, progress, tensors)
     learn.fit_one_cycle(plan.epochs, plan.recipe.lr, start_epoch=progress.epoch)
@@ -254,7 +254,8 @@ def _fit_gps(survey, pixels, out, plan: _Plan, start, networks) -> dict:
     with atomic_path(out / FROZEN_FILE) as tmp: shutil.copyfile(start.weights_file(0), tmp)
     def read(part): return gp_inputs(start.networks[0], frozen, images[part], plan.size, measure_images(images[part]))
     inputs = np.concatenate(map_slices(read, len(images), VIEWS_AT_ONCE // 8))
-    draft = Run(out, {**vars(plan), "networks": networks, "gp": None})  # the networks alone, before there is a card
+    # the networks alone, before there is a card
+    draft = Run(out, {**vars(plan), "format": RUN_FORMAT, "networks": networks, "gp": None})
     ids, split = survey.catalog["objID"].to_numpy(), plan.split(survey.catalog)
     true = np.stack([survey.target(t) for t in plan.targets], 1)
     network, process, arrays = np.zeros_like(true), np.zeros_like(true), {}
@@ -364,6 +365,7 @@ def train(
     weight=None,  # of each target in the loss; None: all the same
     drop_bad: bool = False,  # leave out galaxies without a target or a readable cutout, instead of refusing
     resume: bool = False,  # go on from the last checkpoint of an interrupted run
+    graph: bool = False,  # on a GPU, launch each training step as one CUDA graph; an option until a GPU has measured it
     calibrate: bool = True,  # fit error bars and the out-of-distribution flag at the end
     quiet: bool = False,  # no progress bar, no messages
 ) -> Run:
@@ -380,10 +382,9 @@ def train(
     plan = make_plan(galaxies, whole, start, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, targets=targets,
                      precision=precision, seed=seed, device=device, split_by=split_by, folds=folds, opt=opt,
                      self_attention=self_attention, gp=bool(gp), recipe=recipe, weight=weight, together=together)
-    if pixels is None: say(_NO_MEMORY_MESSAGE.format(len(galaxies), whole.size))
-    for note in _plan_notes(plan, split_by, few): say(note)
+    for note in _plan_notes(plan, split_by, few, pixels is None and galaxies): say(note)
     if _prepare_run_folder(out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
-    else: _run_plan(galaxies, pixels, out, plan, start, quiet, say)
+    else: _run_plan(galaxies, pixels, out, plan, start, quiet, say, [CapturedStep(say=say)] if graph else [])
     run = read_run(out)
     if calibrate and ErrorModel.load(out) is None: fit_error_model(run, galaxies, say=say)
     return run
@@ -395,8 +396,9 @@ _NO_MEMORY_MESSAGE = "{} cutouts of {} px do not fit into the memory that is fre
 
 def _silent(message): pass
 
-def _plan_notes(plan, asked, few):
-    "Sentences on few labels, and on how galaxies are kept apart where that is not as one would expect"
+def _plan_notes(plan, asked, few, unread=None):
+    "Sentences on memory, on few labels, and on how galaxies are kept apart where that is not as one would expect"
+    if unread: yield _NO_MEMORY_MESSAGE.format(len(unread), unread.size)
     if few: yield _FEW_LABELS_MESSAGE.format(plan.folds)
     if asked == "auto" and plan.split_by == "random":
         yield ("The split is random, by objID: the catalog has no coordinates (columns ra and dec, or RA, DEC, _RAJ2000 "
@@ -409,7 +411,7 @@ def _plan_notes(plan, asked, few):
 # %% ../nbs/29_train.ipynb #301189e5
 FASTAI_PREFIX = ":\n\t"  # before it fastai says which callback raised an error, behind it stands the message
 
-def _run_plan(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=print):
+def _run_plan(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=print, more=()):
     "Train what is left of a plan, and write the card"
     remove_partial_files(out, out / "models", (out / CHECKPOINT_FILE).parent)
     progress, tensors = Progress(rows=[], networks=[]), None
@@ -420,7 +422,7 @@ def _run_plan(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=pri
         f"{plan.precision} on {plan.device}.")
     try:
         while progress.network < (plan.folds or 1):
-            _fit_network(survey, pixels, out, plan, progress, tensors, start, quiet)
+            _fit_network(survey, pixels, out, plan, progress, tensors, start, quiet, more)
             tensors = None
         gp = _fit_gps(survey, pixels, out, plan, start, progress.networks) if plan.gp else None
         _write_card(survey, out, plan, progress, gp)

@@ -19,8 +19,8 @@ import harness
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 SECTIONS = [
-    "ceilings", "sky", "decode", "loader", "step", "launches", "synchronisations", "fit", "cold", "peers", "same fit",
-    "prediction", "variants", "compiled",
+    "ceilings", "sky", "step", "fit", "captured fit", "same fit", "cold", "prediction", "peers", "launches",
+    "synchronisations", "loader", "decode", "all fits", "variants", "compiled",
 ]
 
 

@@ -83,13 +83,13 @@ def test_every_option_is_described_and_only_folders_and_files_are_paths(command)
         assert is_path == (name in ("out", "survey", "run", "source", "catalog")), (name, kind)
 
 
-def test_threads_that_wait_are_told_to_sleep(capsys, monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    call(capsys, "--help")
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE", "what the user says stands"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    call(capsys, "--help")
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+@pytest.mark.parametrize("said, found", [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_are_told_to_sleep_unless_the_user_says_otherwise(said, found):
+    code = "import galaxy_cnn, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    if said: environment["OMP_WAIT_POLICY"] = said
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [found, "False"]
 
 
 def test_from_a_sky_to_a_table(capsys, tmp_path):
@@ -136,6 +136,37 @@ def test_a_home_folder_is_found_in_every_path_argument(capsys, sky, run, tmp_pat
     assert code == 2 and f"{tmp_path}/none  here" in err and "~" not in err
     code, _, err = call(capsys, "train", "~/mes données, été/the sky", "--out", "~/x", "--init=~/nothing", *FAST)
     assert code == 2 and f"{tmp_path}/nothing holds no Run" in err
+
+
+# ---- what a message says to do is done
+
+def test_a_run_without_error_bars_says_how_to_get_them(capsys, sky, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("calibration.json", "detector.npz"))
+    shutil.copytree(sky, tmp_path / "moved")
+    edit("model.json", str(sky), str(tmp_path / "sky"))(tmp_path / "run")
+    predict = ["predict", tmp_path / "run", image(sky), "--out", tmp_path / "t.csv"]
+    code, out, _ = call(capsys, *predict)
+    assert code == 0 and f"`galaxy-cnn evaluate {tmp_path / 'run'}` makes them" in out
+    code, _, err = call(capsys, "evaluate", tmp_path / "run", "--no-tta")
+    assert code == 2 and "say where it is with --survey" in err
+    assert call(capsys, "evaluate", tmp_path / "run", "--no-tta", "--survey", tmp_path / "moved")[0] == 0
+    code, out, _ = call(capsys, *predict)
+    assert code == 0 and "evaluate" not in out and "metallicity_sigma" in pd.read_csv(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_a_training_that_was_refused_goes_on_as_it_says(capsys, sky, tmp_path, command):
+    shutil.copytree(sky, tmp_path / "sky")
+    cut(tmp_path / "sky")
+    survey = [tmp_path / "sky"] if command == "train" else ["--survey", tmp_path / "sky"]
+    asked = [command, *survey, "--out", tmp_path / "run", *FAST]
+    code, _, err = call(capsys, *asked)
+    assert code == 2 and "--drop-bad" in err
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    code, _, err = call(capsys, *asked, "--drop-bad")
+    assert code == 2 and "go on with --resume" in err
+    code, out, err = call(capsys, *asked, "--drop-bad", "--resume")
+    assert code == 0 and (tmp_path / "run" / "model.json").exists(), err
 
 
 # ---- wrong input: what is done to a sky or a run, the command, and the sentence

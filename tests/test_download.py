@@ -405,8 +405,8 @@ def test_17_a_redirect_in_another_case_and_to_https(sky, tmp_path, monkeypatch):
         return ServerReply(301, b"", "text/html", headers={"Location": location})
     plain = serve(sky)
     understand = plain.understand
-    def with_target(path, headers):
-        return dataclasses.replace(understand(path, headers), headers={**headers, "_target": path})
+    def with_target(path, headers, body=b""):
+        return dataclasses.replace(understand(path, headers, body), headers={**headers, "_target": path})
     plain.understand = with_target
     plain.faults = redirect
     with secure, plain:
@@ -576,11 +576,10 @@ def test_the_record_is_what_was_put_in(batches):
             for row in batch:
                 old = model.get((row.objID, row.request))
                 model[row.objID, row.request] = dataclasses.replace(row, tries=row.tries + (old.tries if old else 0))
-            for row in batch:
-                if row.outcome != "ok": continue
                 for (objID, request), other in model.items():
-                    replaced = objID == row.objID and request != row.request
-                    if replaced: model[objID, request] = dataclasses.replace(other, outcome=SUPERSEDED)
+                    another = objID == row.objID and request != row.request
+                    if another and (row.outcome == "ok" or other.outcome != "ok"):
+                        model[objID, request] = dataclasses.replace(other, outcome=SUPERSEDED)
         with Record(Path(folder) / "r.sqlite") as record:
             assert {(r.objID, r.request): r for r in record.rows()} == model
             ids = sorted({k[0] for k in model})
@@ -699,3 +698,180 @@ def test_a_survey_can_be_written_again_from_what_was_downloaded(sky, tmp_path):
     survey = read_survey(tmp_path / "out")
     again = write_survey(tmp_path / "copy", survey.catalog, survey.info)
     assert again.info["catalog_hash"] == survey.info["catalog_hash"]
+
+
+# ---- a fair sample
+
+def test_a_fair_sample_is_exact_grows_and_is_always_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(download_module, "PART_ROWS", 7)
+    sky = make_sky(tmp_path / "sky", 30, seed=5)
+    second = sky.catalog.tail(3).assign(specObjID=np.arange(2**63 + 1, 2**63 + 4, dtype="uint64"), zErr=np.float32(1e-6))
+    catalog = pd.concat([second, sky.catalog], ignore_index=True)      # three objects with two spectra, keys beyond int64
+    keys = skyserver.row_keys(catalog, sample=True)
+    order = catalog.objID.iloc[keys.argsort()].tolist()
+    with serve(sky, catalog=catalog, queries=10**6) as server:
+        for out, n in ("a", 10), ("a", 25), ("b", 25), ("c", 99):
+            summary = download(tmp_path / out, sample=n, base_url=server.url, cuts="none", progress=False)
+            assert summary["complete"] and set(read_survey(tmp_path / out).catalog.objID) == set(order[:n])
+        one, other = (read_survey(tmp_path / name).catalog for name in "ab")
+        pd.testing.assert_frame_equal(one, other)
+        (tmp_path / "a" / "catalog_parts" / "00001.parquet").unlink()
+        (tmp_path / "b" / "downloads.sqlite").unlink()
+        (tmp_path / "b" / "catalog_parts" / "00001.parquet").unlink()
+        for name in "ab":
+            assert verify(tmp_path / name, repair=True, progress=False).ok
+            pd.testing.assert_frame_equal(read_survey(tmp_path / name).catalog, one)
+        with pytest.raises(InputError, match="sample is True there and False here"):
+            download(tmp_path / "a", base_url=server.url, cuts="none", progress=False)
+        download(tmp_path / "own", sample=8, base_url=server.url, catalog=sky.catalog, progress=False)
+        assert set(read_survey(tmp_path / "own").catalog.objID) <= set(order[:12])
+
+
+def test_an_older_download_goes_on_with_its_own_query(sky, tmp_path, monkeypatch):
+    queries = []
+    def note(ask, answer): queries.append(ask.params["cmd"]) if ask.kind == "query" else None
+    with serve(sky, faults=note, queries=10**6) as server:
+        fetched(tmp_path / "new", server, n=2)
+        assert "extinction_r / 2.751 AS ebv" in queries[-1] and "E.lgm_tot_p16" in queries[-1]
+        with monkeypatch.context() as old:
+            old.setattr(download_module, "COLUMNS", skyserver.FIRST_COLUMNS)
+            fetched(tmp_path / "out", server, n=2)
+        with Record(tmp_path / "out" / "downloads.sqlite") as record:       # as earlier versions left it
+            record.base.execute("DELETE FROM settings WHERE name IN ('columns', 'sample')")
+        fetched(tmp_path / "out", server, n=4)
+    assert "S.specObjID > " in queries[-1] and "ebv" not in queries[-1] and "lgm_tot_p16" not in queries[-1] and "E.sfr_tot_p50" in queries[-1]
+    assert len(read_survey(tmp_path / "out")) == 4
+
+
+def test_reddening_and_percentiles_come_with_the_catalog(sky, tmp_path):
+    more = sky.catalog.assign(ebv=np.float32(0.03), lgm_tot_p16=sky.catalog.lgm_tot_p50 - 0.1)
+    with serve(sky, catalog=more) as server: fetched(tmp_path / "out", server)
+    ours = read_survey(tmp_path / "out").catalog
+    assert np.allclose(ours.ebv, 0.03, rtol=1e-6) and np.allclose(ours.lgm_tot_p50 - ours.lgm_tot_p16, 0.1, atol=1e-5)
+
+
+# ---- positions and catalogs of one's own
+
+@pytest.mark.parametrize("names", [("ra", "dec"), ("RA", "DEC"), ("_RAJ2000", "_DEJ2000")])
+def test_negative_right_ascensions_are_wrapped(names, sky, tmp_path):
+    own = sky.catalog[["objID", "ra", "dec", "petroR90_r"]].copy()
+    own["ra"] = own.ra - 360 * (own.index % 2)
+    own.columns = ["objID", *names, "petroR90_r"]
+    with serve(sky) as server:
+        summary, _ = fetched(tmp_path / "out", server, catalog=own)
+    assert summary["complete"] and summary["outcomes"] == {"ok": N}
+    assert np.allclose(read_survey(tmp_path / "out").catalog.ra.sort_values(), sky.catalog.ra.sort_values())
+
+
+def test_a_refusal_of_what_was_sent_wrongly_is_not_final(sky, tmp_path, monkeypatch):
+    own = sky.catalog[["objID", "ra", "dec", "petroR90_r"]].assign(ra=sky.catalog.ra - 360)
+    def as_before(cutout): return f"ra={cutout.ra!r}&dec={cutout.dec!r}&scale={cutout.scale:.6f}&width=128&height=128"
+    with serve(sky) as server:
+        with monkeypatch.context() as old:                                   # an earlier version, which sent it as it was
+            old.setattr(CutoutRequest, "query", property(as_before))
+            old.setattr(download_module, "with_coordinates", lambda table: table)
+            assert fetched(tmp_path / "out", server, catalog=own)[0]["outcomes"] == {"bad_request": N}
+        summary, _ = fetched(tmp_path / "out", server, catalog=own)
+        assert summary["complete"] and summary["outcomes"] == {"ok": N}
+        assert fetched(tmp_path / "out", server, catalog=own)[0]["requests"] == 0
+    assert verify(tmp_path / "out", progress=False).ok
+
+
+def test_a_catalog_of_one_s_own_may_grow_and_gain_columns_but_not_shrink(sky, tmp_path):
+    whole = sky.catalog[["objID", "ra", "dec", "petroR90_r"]]
+    with serve(sky) as server:
+        def ask(own): return fetched(tmp_path / "out", server, catalog=own)[0]
+        assert ask(whole.iloc[:3])["requests"] == 3
+        assert ask(whole)["requests"] == N - 3
+        assert ask(whole.assign(mine=1.5))["requests"] == 0
+        assert read_survey(tmp_path / "out").target("mine").tolist() == [1.5] * N
+        with pytest.raises(InputError, match="lacks 2 of the galaxies"): ask(whole.iloc[2:])
+    assert verify(tmp_path / "out", progress=False).findings == []
+
+
+# ---- labels of one's own, and what a person wrote
+
+def extend(out):
+    "What everybody does next: a column into the downloaded catalog"
+    catalog = pd.read_parquet(out / "catalog.parquet")
+    catalog.assign(mine=np.arange(len(catalog)) / 7).to_parquet(out / "catalog.parquet", index=False)
+    return (out / "catalog.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("how", ["repair", "download", "repair without sums", "download killed before"])
+def test_labels_in_a_downloaded_catalog_are_kept(how, sky, tmp_path):
+    out = tmp_path / "out"
+    with serve(sky, queries=10**6) as server:
+        fetched(out, server, n=4)
+        written = extend(out)
+        if how != "repair" and how != "download": (out / "SHA256SUMS").unlink()
+        with pytest.raises(InputError, match=r"verify .* --repair` restores it, and moves columns of yours"): read_survey(out)
+        if how.startswith("repair"): said = verify(out, repair=True, progress=False).messages
+        else: said = fetched(out, server)[0]["notes"]
+        assert "mine of catalog.parquet did not come from the server: now in labels_from_catalog.parquet." in said
+        assert (out / "before_repair" / "catalog.parquet").read_bytes() == written
+        values = read_survey(out).target("mine")
+        assert np.array_equal(values[:4], np.arange(4) / 7) and np.isnan(values[4:]).all()
+        check = verify(out, progress=False)
+        assert check.findings == [] and check.checked["labels"] == 1
+        assert "mine" not in pd.read_parquet(out / "catalog.parquet")
+        # once more: nothing is overwritten, and equal values are no contradiction
+        again = extend(out)
+        assert verify(out, repair=True, progress=False).ok
+        assert (out / "before_repair" / "catalog.parquet").read_bytes() == written
+        assert (out / "before_repair" / "catalog.parquet.1").read_bytes() == again
+        assert np.array_equal(read_survey(out).target("mine")[:4], np.arange(4) / 7)
+
+
+def test_every_file_that_a_repair_replaces_is_kept(sky, tmp_path):
+    out = tmp_path / "out"
+    with serve(sky) as server:
+        fetched(out, server)
+        files = [sorted((out / "images").iterdir())[2], out / "survey.json", out / "catalog.parquet",
+                 out / "catalog_parts" / "00000.parquet", out / "downloads.sqlite"]
+        for file in files:
+            changed = file.read_bytes() + b" "
+            if file.name == "downloads.sqlite": changed = b"?" * 4096
+            file.write_bytes(changed)
+            assert verify(out, repair=True, progress=False).ok, file
+            assert (out / "before_repair" / file.relative_to(out)).read_bytes() == changed
+            assert verify(out, progress=False).findings == []
+
+
+# ---- what a message advises, works
+
+def test_every_remedy_works(sky, tmp_path):
+    own = sky.catalog[["objID", "ra", "dec"]]
+    out = tmp_path / "out"
+    with serve(sky, queries=10**6) as server:
+        def ask(**options): return download(**{"out": out, "base_url": server.url, "progress": False} | options)
+        def refused(words, **options):
+            with pytest.raises(InputError, match=words): ask(**options)
+        refused("give --scale in arcsec/px", catalog=own)
+        assert ask(catalog=own, scale=0.396)["complete"]
+        refused("choose another folder with --out", cuts="none", scale=0.396)
+        assert ask(cuts="none", scale=0.396, out=tmp_path / "other")["complete"]
+        refused("Try --cuts none", cuts="S.z > 9", out=tmp_path / "third")
+        refused("choose another folder with --out", cuts="none", out=tmp_path / "third")
+        assert ask(cuts="none", out=tmp_path / "fourth")["complete"]
+        # a damaged part of one's own catalog: give it again
+        part = out / "catalog_parts" / "00000.parquet"
+        part.write_bytes(part.read_bytes()[:-9])
+        with pytest.raises(InputError, match="give it again, with `galaxy-cnn download --out .* --catalog FOLDER`"):
+            verify(out, repair=True, progress=False)
+        own.to_csv(tmp_path / "catalog.csv", index=False)
+        assert ask(catalog=tmp_path, scale=0.396)["complete"] and verify(out, progress=False).findings == []
+        # a damaged record: repair rebuilds it
+        (out / "downloads.sqlite").write_bytes(b"not a database, but long enough to look like one" * 99)
+        refused("verify .* --repair` rebuilds it", catalog=own, scale=0.396)
+        assert verify(out, repair=True, progress=False).ok and ask(catalog=own, scale=0.396)["requests"] == 0
+        (out / "downloads.sqlite").unlink()
+        refused("then `verify --repair`", catalog=own, scale=0.396)
+        assert verify(out, repair=True, progress=False).ok and ask(catalog=own, scale=0.396)["requests"] == 0
+        refused("correct them or leave them out", catalog=own.assign(dec=np.where(own.index == 1, 95, own.dec)), scale=0.396)
+        # labels that clash: another name
+        (out / "labels.csv").write_text(f"objID,dec\n{own.objID[0]},1\n")
+        check = verify(out, progress=False)
+        assert not check.ok and "give it another name" in check.findings[0].message
+        (out / "labels.csv").write_text(f"objID,dec_mine\n{own.objID[0]},1\n")
+        assert verify(out, progress=False).ok and read_survey(out).has("dec_mine")

@@ -404,6 +404,12 @@ def test_pictures_of_another_width_are_named(mock_run, tmp_path):
     assert predict(mock_run, tmp_path / "in" / "0.png", tmp_path / "t.csv")["notes"] == notes[:-1]
 
 
+def test_gray_pictures_are_named(mock_run, tmp_path):
+    for k, mode in enumerate(("L", "RGB", "LA")): saved(tmp_path / "in", f"{k}.png", WHOLE.convert(mode))
+    notes = predict(mock_run, tmp_path / "in", tmp_path / "t.csv")["notes"]
+    assert notes[-1] == "Gray pictures, where the network has learned from colors: 2."
+
+
 def test_names_that_are_no_text_are_written(mock_run, tmp_path):
     os.makedirs(tmp_path / "in")
     for name, data in ((b"caf\xe9.jpg", jpeg()), (b"bad\xff.jpg", b"")):

@@ -44,11 +44,20 @@ def program():
     return units, names, methods
 
 
+def hushed(node):
+    "What stands in a `try` that swallows an InputError"
+    for t in ast.walk(node):
+        if not isinstance(t, ast.Try): continue
+        swallows = any(h.type and "InputError" in ast.unparse(h.type) and not h.name for h in t.handlers)
+        if swallows: yield from (n for statement in t.body for n in ast.walk(statement))
+
+
 def uses(unit):
-    "Units that a unit may call: a method of that name of any class, a property only where it is not called"
+    "Units that a unit may call and hear of: a method of that name of any class, a property only where it is not called"
     units, names, methods = program()
-    called = {n.func for n in ast.walk(units[unit]) if isinstance(n, ast.Call)}
-    for node in ast.walk(units[unit]):
+    nodes = set(ast.walk(units[unit])) - set(hushed(units[unit]))
+    called = {n.func for n in nodes if isinstance(n, ast.Call)}
+    for node in nodes:
         if isinstance(node, ast.Name): yield from names[unit[0]].get(node.id, ())
         if not isinstance(node, ast.Attribute): continue
         for method in methods.get(node.attr, ()):

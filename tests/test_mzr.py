@@ -1,12 +1,15 @@
 """The mass-metallicity relation: known correlations found again, relations by hand, and Surveys without masses."""
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from galaxy_cnn import mzr as mzr_module
 from galaxy_cnn.files import InputError, read_json, write_json
 from galaxy_cnn.literature import TREMONTI04_TABLE3, mannucci10_fmr, tremonti04
+from galaxy_cnn.metrics import bootstrap
 from galaxy_cnn.mzr import (
     MASS_COLUMN,
     binned_percentiles,
@@ -73,6 +76,66 @@ def test_a_nuisance_of_mass_does_not_look_like_knowledge():
     found = partial_correlation_at_fixed_mass(log_mass, true, steep)
     assert found["partial_correlation"]["lo"] < 0 < found["partial_correlation"]["hi"]
     assert "does not measurably follow" in fixed_mass_sentence(found)
+
+
+def with_mass_errors(n, knows, seed, sigma=0.09, other=0.2):
+    """Galaxies on Tremonti+04 with 0.1 dex scatter, their masses cataloged with an error, and a prediction from another
+    estimate of the mass and from a share `knows` of the deviation; sigma is one error [dex] or [n]"""
+    rng = np.random.default_rng(seed)
+    mass = np.clip(rng.normal(10.0, 0.55, n), 8.6, 11.4)
+    cataloged, seen = mass + sigma * rng.normal(size=n), mass + other * rng.normal(size=n)
+    deviation = 0.1 * rng.normal(size=n)
+    return cataloged, tremonti04(mass) + deviation, tremonti04(np.clip(seen, 8.51, 11.49)) + knows * deviation
+
+
+@pytest.fixture
+def few_resamples(monkeypatch): monkeypatch.setattr(mzr_module, "bootstrap", partial(bootstrap, n_boot=200))
+
+
+def verdicts(n, knows, samples):
+    "How often the answer is that the prediction follows, that it does not measurably, and how often r alone says so"
+    found = [partial_correlation_at_fixed_mass(*with_mass_errors(n, knows, seed), mass_sigma=0.09)
+             for seed in range(samples)]
+    said = [fixed_mass_sentence(f) for f in found]
+    alone = np.mean([f["partial_correlation"]["lo"] > 0 for f in found])
+    words = ("prediction follows the", "does not measurably follow")
+    return *(np.mean([w in text for text in said]) for w in words), alone
+
+
+@pytest.mark.parametrize("n, samples", [(930, 100), (20_000, 40)])
+def test_a_predictor_of_mass_alone_is_uninformative_and_one_that_knows_more_is_found(n, samples, few_resamples):
+    follows, nothing, alone = verdicts(n, 0.0, samples)
+    assert nothing >= 0.95 and follows <= 0.05
+    assert alone > 0.5  # what the partial correlation by itself would claim
+    assert verdicts(n, 0.4, 6)[0] == 1
+
+
+def test_mass_errors_galaxy_by_galaxy_count_as_they_are():
+    sigma = np.tile([0.02, 0.15], 6000)
+    found = partial_correlation_at_fixed_mass(*with_mass_errors(12_000, 0.0, 3, sigma), mass_sigma=sigma)
+    assert found["partial_correlation"]["lo"] > 0.05
+    assert found["beyond_mass_errors"]["value"] == pytest.approx(0, abs=0.03)
+    assert found["mass_sigma"] == pytest.approx(np.sqrt((0.02**2 + 0.15**2) / 2))
+
+
+def test_a_prediction_that_shares_the_catalogs_mass_error_is_not_said_to_run_against():
+    log_mass, true, _ = with_mass_errors(5000, 0.0, 1)
+    found = partial_correlation_at_fixed_mass(log_mass, true, tremonti04(np.clip(log_mass, 8.51, 11.49))
+                                              + 0.05 * np.random.default_rng(0).normal(size=5000), mass_sigma=0.09)
+    assert found["beyond_mass_errors"]["hi"] < 0
+    assert "does not measurably follow" in fixed_mass_sentence(found)
+
+
+def test_few_galaxies_get_no_answer():
+    found = partial_correlation_at_fixed_mass(*draw(149, 0.9))
+    assert "149 galaxies are too few" in fixed_mass_sentence(found)
+    assert "follows the metallicity" in fixed_mass_sentence(partial_correlation_at_fixed_mass(*draw(150, 0.9)))
+
+
+def test_an_answer_from_before_mass_errors_counted_is_asked_for_again():
+    found = partial_correlation_at_fixed_mass(*draw(300, 0.5))
+    del found["beyond_mass_errors"]
+    assert "run `galaxy-cnn mzr` again" in fixed_mass_sentence(found)
 
 
 def test_a_constant_prediction_has_no_correlation_and_no_crash():

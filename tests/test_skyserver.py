@@ -301,3 +301,135 @@ def test_the_sample_of_spirals_is_served_at_its_own_scale(real):
         url = f"{server.url}/dr12/SkyServerWS/ImgCutout/getjpeg?{query}"
         assert urlopen(url).read() == survey.image_path(int(galaxy.objID)).read_bytes()
         assert isinstance(server.survey, Survey)
+
+
+# ---- the field's own clients: astroquery itself, SciServer's module and the paper's script by what they send
+
+def near(galaxy, arcsec): return galaxy.ra + arcsec / 3600 / np.cos(np.radians(galaxy.dec)), galaxy.dec
+
+
+@pytest.fixture
+def sdss(server, tmp_path, monkeypatch):
+    "astroquery's SDSS, pointed at the local server, without its cache"
+    pytest.importorskip("astroquery", reason="astroquery is not installed: pip install astroquery")
+    from astroquery import sdss
+    from astroquery.sdss import field_names
+    monkeypatch.setattr(field_names, "_cached_table_fields", {})
+    with sdss.conf.set_temp("skyserver_baseurl", server.url):
+        yield lambda name, *args, **options: getattr(sdss.SDSS, name)(*args, cache=False, **options)
+
+
+def test_astroquery_asks_a_query(sky, sdss):
+    found = sdss("query_sql", "select top 10 z, ra, dec, bestObjID from specObj where class = 'galaxy' and zWarning = 0")
+    stored = sky.catalog.set_index("objID").loc[list(found["bestObjID"])]
+    assert len(found) == 10 and np.allclose(found["z"], stored.z, rtol=1e-6) and np.allclose(found["ra"], stored.ra)
+    found = sdss("query_sql", "SELECT p.objID, s.specObjID FROM PhotoObj AS p JOIN SpecObj AS s ON s.bestObjID = p.objID")
+    stored = sky.catalog.set_index("objID").specObjID
+    assert dict(zip(found["objID"].tolist(), found["specObjID"].tolist())) == stored.to_dict()
+
+
+def test_astroquery_asks_for_a_region(sky, sdss):
+    from astropy import units as u
+    from astropy.coordinates import SkyCoord
+    galaxy = sky.catalog.iloc[7]
+    place = SkyCoord(*near(galaxy, 3), unit="deg")
+    for options in {"radius": 10 * u.arcsec}, {"width": 20 * u.arcsec, "height": 20 * u.arcsec}:
+        found = sdss("query_region", place, **options)
+        assert found["objID"].tolist() == [sky.catalog.objID[7]]
+    fields = ["objID", "modelMag_r", "z"]
+    found = sdss("query_region", place, radius=10 * u.arcsec, fields=fields, spectro=True)
+    assert np.isclose(found["modelMag_r"][0], galaxy.modelMag_r, atol=1e-4)
+    assert sdss("query_region", SkyCoord(place.ra, -place.dec), radius=10 * u.arcsec) is None
+    several = SkyCoord(sky.catalog.ra[:5], sky.catalog.dec[:5], unit="deg")
+    found = sdss("query_crossid", several, photoobj_fields=["objID", "run", "camcol"])
+    assert found["objID"].tolist() == sky.catalog.objID[:5].tolist()
+    assert found["camcol"].tolist() == [i >> 29 & 7 for i in sky.catalog.objID[:5]]
+
+
+SCISERVER = {"TaskName": "SciScript-Python.SkyServer.test", "format": "csv"}  # what its module adds to each request
+
+
+def table_of(server, path, **params):
+    "A table as SciServer's module reads it"
+    url = f"{server.url}/DR16/SkyServerWS/SearchTools/{path}?{urlencode(params | SCISERVER)}"
+    return pd.read_csv(urlopen(url), comment="#", index_col=None)
+
+
+@pytest.mark.parametrize("query", [
+    "select top 1 specobjid, ra, dec from specobj order by specobjid",
+    "SELECT TOP 100 p.objID, p.ra, p.dec, p.r FROM fGetObjFromRectEq(0,-90,360,90) n, PhotoPrimary p WHERE n.objID=p.objID",
+    "SELECT TOP 10 p.objid, p.ra, p.dec, p.u, p.g, p.r, p.i, p.z, p.run, p.rerun, p.camcol, p.field, s.specobjid, s.class, "
+    "s.z as redshift, s.plate, s.mjd, s.fiberid FROM PhotoObj AS p JOIN SpecObj AS s ON s.bestobjid = p.objid "
+    "WHERE p.u BETWEEN 0 AND 29.6 AND g BETWEEN 0 AND 29.6",
+    "select top 5 objID, specObjID, ra, dec, z, modelMag_g - modelMag_r as color, petroMag_r, extinction_r from SpecPhoto "
+    "where class = 'GALAXY' and zWarning = 0 and z between 0.01 and 0.3",
+    "SELECT TOP 3 G.objID, G.extinction_g, G.dered_r, S.velDisp FROM BESTDR16..Galaxy AS G, dbo.SpecObjAll AS S "
+    "WHERE G.objID = S.bestObjID AND isnull(S.velDisp, 0) = 0",
+])
+def test_queries_of_sciservers_documentation(query, sky, server):
+    found = table_of(server, "SqlSearch", cmd=query)
+    assert len(found) >= 1 and not found.iloc[:, 0].isna().any()
+
+
+def test_sciservers_searches_by_position(sky, server):
+    galaxy = sky.catalog.iloc[3]
+    ra, dec = near(galaxy, 5)
+    asked = {"coordType": "equatorial", "whichPhotometry": "optical", "limit": "10"}
+    found = table_of(server, "RadialSearch", ra=ra, dec=dec, radius=0.1, **asked)
+    assert found.objid.tolist() == [galaxy.objID] and np.isclose(found.r[0], galaxy.modelMag_r, atol=1e-4)
+    box = {"min_ra": ra - 0.01, "max_ra": ra + 0.01, "min_dec": dec - 0.01, "max_dec": dec + 0.01}
+    assert galaxy.objID in table_of(server, "RectangularSearch", **box, **asked).objid.tolist()
+    everything = {"min_ra": 0, "max_ra": 360, "min_dec": -90, "max_dec": 90}
+    assert len(table_of(server, "RectangularSearch", **everything, **asked)) == 10
+    assert len(table_of(server, "RectangularSearch", **everything, **asked | {"limit": "0"})) == len(sky)
+    with pytest.raises(HTTPError): table_of(server, "RadialSearch", ra=1, dec=2, radius=1, coordType="galactic")
+
+
+def test_sciservers_cutout(sky, server):
+    galaxy = sky.catalog.iloc[3]
+    asked = {"ra": galaxy.ra, "dec": galaxy.dec, "scale": 0.4, "width": 512, "height": 512, "opt": "OG", "query": "S"}
+    for release in "/DR13", "":
+        image = decode(urlopen(f"{server.url}{release}/SkyServerWS/ImgCutout/getjpeg?{urlencode(asked | SCISERVER)}").read())
+        assert image.shape == (512, 512, 3)
+
+
+PAPER = """SELECT TOP 100
+  --- names and positions, as Wu & Boada (2019) asked for them in CasJobs
+  G.objID, GSI.specObjID, G.ra, G.dec, S.z, S.zErr, S.velDisp, S.velDispErr,
+  G.modelMag_u, modelMagErr_u, G.modelMag_g, modelMagErr_g, G.modelMag_z, modelMagErr_z, G.petroR50_r, G.petroR90_r,
+  --- lines
+  GSL.nii_6584_flux, GSL.h_alpha_flux_err, GSL.h_delta_flux, GSL.h_delta_flux_err, GSX.d4000, GSX.d4000_err,
+  GSE.bptclass, GSE.oh_p50, GSE.lgm_tot_p50, GSE.sfr_tot_p50
+  {into}
+FROM SpecObj as S
+  JOIN Galaxy as G ON G.ObjID = S.bestObjID
+  JOIN GalSpecLine as GSL ON GSL.specObjID = S.specObjID
+  JOIN GalSpecInfo AS GSI ON GSI.specObjID = S.specObjID
+  JOIN GalSpecIndx AS GSX ON GSX.specObjID = S.specObjID
+  JOIN GalSpecExtra AS GSE ON GSE.specObjID = S.specObjID
+WHERE (G.petroMag_r > 10 AND G.petroMag_r < 18) AND (G.modelMag_u-G.modelMag_r) > 0
+  AND (modelMag_u > 10 AND modelMag_u < 25) AND S.rChi2 < 2 AND (S.zErr > 0 AND S.zErr < 0.01)
+  --- the sample
+  AND S.z > 0.02 AND GSE.oh_p50 != -9999
+"""
+
+
+def test_the_paper_s_query_and_its_loop(sky, server):
+    found = pd.read_csv(urlopen(f"{server.url}/dr14/SkyServerWS/SearchTools/SqlSearch?"
+                                f"{urlencode({'cmd': PAPER.format(into=''), 'format': 'csv'})}"), comment="#")
+    assert len(found) > 20 and found.velDisp.isna().all() and found.d4000_err.isna().all()
+    stored = sky.catalog.set_index("objID")
+    for galaxy in found.itertuples():
+        # the loop: 2 / 0.396 = 5.05 times R90 wide, another spelling of the path, 128 px
+        scale = 2 * galaxy.petroR90_r / 0.396 / 128
+        path = f"/dr14/SkyserverWS/ImgCutout/getjpeg?ra={galaxy.ra}&dec={galaxy.dec}&scale={scale}&width=128&height=128"
+        assert urlopen(server.url + path).read() == sky.image_path(galaxy.objID).read_bytes()
+        assert np.isclose(galaxy.oh_p50, stored.oh_p50[galaxy.objID], rtol=1e-6)
+
+
+def test_into_mydb_is_refused_in_a_sentence(server):
+    query = PAPER.format(into="INTO mydb.SDSSspecgals")
+    status, _, body = answer_of(f"{server.url}/dr14/SkyServerWS/SearchTools/SqlSearch?{urlencode({'cmd': query})}")
+    assert status == 500 and "INTO is for CasJobs, leave it out." in json.loads(body)["ErrorMessage"]
+    with pytest.raises(ValueError, match="writes a table in CasJobs alone: send it without that"): clean_sql(query)
+    assert len(get_table(Client(server.url), PAPER.format(into=""))) > 20                # the remedy

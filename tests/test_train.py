@@ -9,15 +9,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.training import GradientClip
 from safetensors.torch import load_file, save_file
 
 from galaxy_cnn import checkpoint as checkpoint_module
 from galaxy_cnn import train as train_module
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.images import read_images
-from galaxy_cnn.learner import BF16_FLAGS, EpochHistory, cpu_flags
+from galaxy_cnn.learner import (
+    BF16_FLAGS,
+    RECIPES,
+    CapturedStep,
+    EpochHistory,
+    EpochSeed,
+    _RangeTest,
+    cpu_flags,
+    make_learner,
+    seed_all,
+)
+from galaxy_cnn.loaders import in_memory_dls, load_cutouts
 from galaxy_cnn.models import ScaledRMSE, create_model, head_layer, torch_threads
 from galaxy_cnn.run import ARGUMENTS_FILE, CHECKPOINT_FILE, read_run
+from galaxy_cnn.splits import assign_split
 from galaxy_cnn.survey import MISSING, Survey, pack, read_survey, write_survey
 from galaxy_cnn.train import fit_error_model, pretrain, train, warm_start
 from galaxy_cnn.uncertainty import ErrorModel
@@ -183,6 +197,64 @@ def test_a_damaged_checkpoint_is_named(few, tmp_path, monkeypatch):
     (tmp_path / "run" / CHECKPOINT_FILE).write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a checkpoint that can be continued"):
         train(few, tmp_path / "run", resume=True, **options)
+
+
+# The captured step
+
+def fit_captured(survey, arch, *cbs, device="cpu", size=32):
+    "A Learner after 56 steps, the rate climbing and falling, and its history"
+    split, rows = assign_split(survey.catalog, by="random"), []
+    seed_all(0, 0, -1)
+    pixels = load_cutouts(survey)[0].to(device)
+    stats = (0.1,) * 3, (0.1,) * 3
+    bs = int((split == "train").sum()) // 8
+    options = dict(bs=bs, size=size, stats=stats, augment=RECIPES[arch].augment)
+    dls = in_memory_dls(survey, split, pixels, **options)
+    model = create_model(arch, 1, mean=[8.9], std=[0.2], sigma=True)
+    learn = make_learner(dls, model, RECIPES[arch], "fp32", cbs)
+    history = [] if device == "meta" else [EpochHistory(rows, ["metallicity"])]
+    learn.fit_one_cycle(7, 3e-3, cbs=[EpochSeed(0), *history])
+    return learn, rows
+
+
+@pytest.mark.parametrize("arch", ["xresnet9", "xresnet_tiny"])  # Ranger and crops; Adam, turns and the average
+def test_the_captured_step_does_what_the_plain_one_does(few, arch):
+    (plain, rows), (captured, same) = (fit_captured(few, arch, *cbs) for cbs in ([], [CapturedStep("cpu")]))
+    assert not captured.captured_step.plain and len(captured.recorder.losses) == 56
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(captured.model.state_dict()[name], value, rtol=0, atol=1e-6)
+    assert [row["train_loss"] for row in same] == pytest.approx([row["train_loss"] for row in rows], abs=1e-6)
+    assert same[-1]["train_loss"] < same[0]["train_loss"] and captured.recorder.lrs == plain.recorder.lrs
+    tensors, numbers = checkpoint_module.optimizer_state(captured.opt)
+    assert numbers == checkpoint_module.optimizer_state(plain.opt)[1] and tensors  # what a resumed run starts from
+    for learn in (plain, captured): learn.fit(2, cbs=[_RangeTest(num_it=12, stop_div=False), EpochSeed(0)])
+    ranges = [torch.stack(learn.recorder.losses) for learn in (plain, captured)]
+    assert len(ranges[0]) == 12
+    torch.testing.assert_close(*ranges, rtol=0, atol=1e-6)
+
+
+class TrainOnly(Callback):
+    def after_train(self): raise CancelEpochException
+
+
+@pytest.mark.parametrize("arch", ["xresnet9", "xresnet_tiny"])
+def test_nothing_in_the_captured_step_waits_for_a_number(few, arch):
+    "On the meta device no tensor has values: what asks for one fails"
+    learn, _ = fit_captured(few, arch, CapturedStep("meta"), TrainOnly(), device="meta")
+    assert not learn.captured_step.plain and learn.captured_step.number.device.type == "meta"
+    with pytest.raises(RuntimeError, match="meta"): learn.captured_step.number.item()
+
+
+def test_steps_that_cannot_be_captured_are_plain_and_it_is_said_once(few, capsys, tmp_path):
+    said = []
+    clipped, _ = fit_captured(few, "xresnet_tiny", CapturedStep("cpu", said.append), GradientClip(0.01))
+    free, _ = fit_captured(few, "xresnet_tiny")
+    assert said == ["The training step is not captured, because GradientClip acts within it: plain steps are taken."]
+    assert any(not torch.equal(a, b) for a, b in zip(clipped.model.parameters(), free.model.parameters()))
+    options = SMALL | dict(epochs=1, folds=2, split_by="random", quiet=False)
+    one, other = (train(few, tmp_path / str(graph), graph=graph, **options) for graph in (False, True))
+    assert capsys.readouterr().out.count("does not train on a CUDA GPU: plain steps") == 1
+    assert largest_difference(one.path, other.path) == 0
 
 
 # What a training must and must not learn
