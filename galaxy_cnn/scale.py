@@ -6,7 +6,7 @@
 __all__ = ['HEALPIX', 'check_scale', 'survey_to_hats', 'hats_to_survey', 'picture_bytes', 'prediction_fingerprint',
            'predict_frame', 'prediction_meta', 'predict_partition', 'predict_hats']
 
-# %% ../nbs/44_scale.ipynb #535aea56
+# %% ../nbs/44_scale.ipynb #daa7041c
 import hashlib
 import json
 import os
@@ -33,7 +33,7 @@ from .run import read_run
 from .survey import Survey, read_survey, write_survey_parts
 from .uncertainty import CALIBRATION_FILE, DETECTOR_FILE, ErrorModel, Prediction
 
-# %% ../nbs/44_scale.ipynb #778fbc6d
+# %% ../nbs/44_scale.ipynb #08234dd7
 _ORDER = 8  # of the finest cells: 0.23 deg wide
 HEALPIX = "_healpix_29"  # column with each galaxy's HEALPix cell of order 29, by which HATS sorts
 
@@ -42,7 +42,7 @@ def check_scale():
     missing = [name for name in ("lsdb", "hats", "distributed") if not find_spec(name)]
     if missing: raise InputError(f"This needs {', '.join(missing)}: pip install 'galaxy_cnn[scale]'.")
 
-# %% ../nbs/44_scale.ipynb #d642d6cc
+# %% ../nbs/44_scale.ipynb #f6256c0f
 def _cells(catalog, sizes, most):
     "Cells of HEALPix and the rows of the catalog in each, so that none holds more than `most` bytes where that is possible"
     from hats.pixel_math import HealpixPixel, compute_spatial_index, generate_alignment
@@ -56,7 +56,7 @@ def _cells(catalog, sizes, most):
     for row in np.argsort(index, kind="stable"): found.setdefault(coarse[fine[row]][:2], []).append(row)
     return {HealpixPixel(int(order), int(cell)): rows for (order, cell), rows in found.items()}, index
 
-# %% ../nbs/44_scale.ipynb #f5a1569e
+# %% ../nbs/44_scale.ipynb #8d2df7c4
 def survey_to_hats(
     survey,  # a Survey or its folder; its catalog needs ra and dec [deg, ICRS]
     out,  # folder of the HATS catalog; what is there of the same Survey is not written again
@@ -83,7 +83,7 @@ def survey_to_hats(
     _write_properties(done, cells, len(survey), survey.name, {"galaxy_cnn_survey": json.dumps(survey.info)})
     return {"n": len(survey), "partitions": len(cells), "written": written}
 
-# %% ../nbs/44_scale.ipynb #b7186e17
+# %% ../nbs/44_scale.ipynb #5b8474b8
 def _index_first(table):
     "The table with the HEALPix cell in front, as readers of HATS expect it"
     return table[[HEALPIX, *(c for c in table if c != HEALPIX)]]
@@ -101,7 +101,7 @@ def _write_table(file, tables, metadata):
             writer.write_table(table.cast(schema))
         writer.close()
 
-# %% ../nbs/44_scale.ipynb #f1c8698b
+# %% ../nbs/44_scale.ipynb #d1734ec8
 _MARK = "galaxy_cnn.json"  # in the folder of a catalog: what it is made of
 
 def _check_mark(out, mark, what):
@@ -120,7 +120,7 @@ def _clear_leftovers(out):
     "Remove what killed writers left beside the partitions"
     remove_partial_files(*{f.parent for f in out.glob("dataset/*/*/.*")})
 
-# %% ../nbs/44_scale.ipynb #1badeaf4
+# %% ../nbs/44_scale.ipynb #ed49e8a6
 def _write_properties(out, cells, n, name, more):
     "What a HATS catalog has beside its partitions: metadata, list of cells, properties"
     from hats.catalog import PartitionInfo, TableProperties
@@ -132,7 +132,7 @@ def _write_properties(out, cells, n, name, more):
         catalog_name=name, catalog_type="object", total_rows=n, ra_column="ra", dec_column="dec", healpix_column=HEALPIX,
         healpix_order=29, npix_suffix=".parquet", **more).to_properties_file(out)
 
-# %% ../nbs/44_scale.ipynb #d2558487
+# %% ../nbs/44_scale.ipynb #041cbd99
 def hats_to_survey(
     catalog,  # folder of a HATS catalog with objID, ra, dec and a column `image`
     out,  # folder of the Survey to write; pictures that are there are not written again
@@ -153,7 +153,7 @@ def hats_to_survey(
     write_survey_parts(out, parts, json.loads(properties.get("galaxy_cnn_survey", "{}")) or {"source": str(catalog)})
     return read_survey(out)
 
-# %% ../nbs/44_scale.ipynb #b1709c7f
+# %% ../nbs/44_scale.ipynb #98f3b1e0
 def _write_picture(out, row):
     "Write the picture of a row where there is one"
     data = picture_bytes(row["image"])
@@ -183,7 +183,7 @@ def _extra(catalog):
     pairs = (line.split("=", 1) for line in lines if line.startswith("galaxy_cnn"))
     return {key.strip(): value.replace("\\:", ":").replace("\\=", "=").strip() for key, value in pairs}
 
-# %% ../nbs/44_scale.ipynb #f9273a47
+# %% ../nbs/44_scale.ipynb #aef58412
 def picture_bytes(
     cell,  # of a column of pictures: bytes, a dict with `bytes`, or a missing value
 ):  # bytes or None
@@ -197,7 +197,7 @@ def _ending(data):
     "Ending of a file with these bytes"
     return next((ending for start, ending in _MAGIC if data.startswith(start)), ".jpg")
 
-# %% ../nbs/44_scale.ipynb #b9035189
+# %% ../nbs/44_scale.ipynb #56827b0d
 _ARITHMETIC = ("features", "gaussian_process", "images", "loaders", "models", "ood", "run", "uncertainty", "scale")
 _NOT_NUMBERS = ("wall_seconds", "finished", "versions", "arguments", "threads", "device", "headline")
 
@@ -218,7 +218,7 @@ def prediction_fingerprint(
     known = [card, hashes, bool(tta), precision, torch.__version__, __version__]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/44_scale.ipynb #865d80fc
+# %% ../nbs/44_scale.ipynb #c087a08a
 @lru_cache(4)
 def _loaded(path, fingerprint, tta):
     "Run and error model of a worker; `InputError` where they are not those of the fingerprint"
@@ -228,7 +228,7 @@ def _loaded(path, fingerprint, tta):
                          "another model, version or precision on this worker.")
     return read_run(path), ErrorModel.load(path) or ErrorModel({}, None, [])
 
-# %% ../nbs/44_scale.ipynb #15dd88cd
+# %% ../nbs/44_scale.ipynb #500f71d4
 _KEPT = ("objID", "ra", "dec")
 
 def predict_frame(
@@ -245,7 +245,7 @@ def predict_frame(
     table = pd.concat(parts, ignore_index=True) if parts else _predict_rows(run, errors, frame["image"], tta)
     return pd.concat([kept, table], axis=1).set_index(frame.index)
 
-# %% ../nbs/44_scale.ipynb #74f8d3ad
+# %% ../nbs/44_scale.ipynb #41bc1659
 def _predict_rows(run, errors, cells, tta):
     "Table of predictions and errors for a few pictures, in their order"
     found = [_read_picture(cell, run.size) for cell in cells]
@@ -279,7 +279,7 @@ def _predict_nothing(run, errors):
     flag = np.zeros(0, bool) if errors.detector else None
     return Prediction.empty(len(run.targets)).to_table(run.targets, errors, flag)
 
-# %% ../nbs/44_scale.ipynb #abdcc564
+# %% ../nbs/44_scale.ipynb #81027178
 def prediction_meta(
     path,  # folder of the Run
     fingerprint,  # from `prediction_fingerprint`
@@ -289,7 +289,7 @@ def prediction_meta(
     frame = pd.DataFrame({"objID": np.zeros(0, "int64"), "ra": np.zeros(0), "dec": np.zeros(0), "image": np.zeros(0, "O")})
     return predict_frame(frame, path, fingerprint, tta)
 
-# %% ../nbs/44_scale.ipynb #2cbdcaf8
+# %% ../nbs/44_scale.ipynb #f083efd3
 def predict_partition(
     source,  # Parquet file of a partition
     target,  # Parquet file of its predictions
@@ -310,7 +310,7 @@ def predict_partition(
     _write_table(target, (_predict_batch(b, source, path, fingerprint, tta) for b in batches), known)
     return {**_count(target), "computed": True}
 
-# %% ../nbs/44_scale.ipynb #269534c6
+# %% ../nbs/44_scale.ipynb #de354738
 def _predict_batch(batch, source, path, fingerprint, tta):
     "Arrow table of predictions for a batch of rows"
     from hats.pixel_math import compute_spatial_index
@@ -331,7 +331,7 @@ def _count(file):
     errors = pq.read_table(file, columns=["error"])["error"].to_numpy(zero_copy_only=False)
     return {"n": len(errors), "errors": int((errors != "").sum())}
 
-# %% ../nbs/44_scale.ipynb #0b8c2f19
+# %% ../nbs/44_scale.ipynb #69a4f529
 _WORKER = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1, "OMP_WAIT_POLICY": "PASSIVE",
            "MALLOC_TRIM_THRESHOLD_": 1_000_000_000, "MALLOC_MMAP_MAX_": 0}
 
@@ -349,7 +349,7 @@ def _engine(scheduler, workers):
             n_workers=workers, threads_per_worker=1, memory_limit=None, dashboard_address=None) as cluster:
         with Client(cluster) as client: yield client
 
-# %% ../nbs/44_scale.ipynb #7fe63ac5
+# %% ../nbs/44_scale.ipynb #e96680df
 def predict_hats(
     run,  # folder of a Run, which every worker can read
     catalog,  # folder of a HATS catalog with objID, ra, dec and a column `image`
@@ -380,7 +380,7 @@ def predict_hats(
             bar.update()
     return _finish(out, catalog, fingerprint, done, failed)
 
-# %% ../nbs/44_scale.ipynb #23041c4e
+# %% ../nbs/44_scale.ipynb #ce921d99
 def _finish(out, catalog, fingerprint, done, failed):
     "Make a catalog of the partitions, or say what is missing"
     if failed:
