@@ -13,6 +13,7 @@ from .skyserver import *
 from .local_server import *
 from .download import *
 from .verify import *
+from .render import *
 from .features import *
 from .ood import *
 from .uncertainty import *

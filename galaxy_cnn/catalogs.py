@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'BANDS', 'COLUMNS', 'Column', 'exact_ids', 'check_ids', 'cast_columns', 'as_numbers', 'with_coordinates',
-           'sdss_names', 'content_hash', 'hash_columns', 'catalog_files', 'read_catalog', 'label_files', 'with_labels',
-           'keep_best']
+           'sdss_names', 'content_hash', 'hash_columns', 'catalog_files', 'read_catalog', 'other_catalogs',
+           'label_files', 'with_labels', 'keep_best']
 
 # %% ../nbs/04_catalogs.ipynb #6904dd34
 import csv
@@ -98,10 +98,14 @@ def _shown(value):
     if value is None or value is pd.NA or value != value: return "missing"
     return repr(value if isinstance(value, (str, bytes)) else str(value))[:60]
 
+_WHOLE = re.compile(r"\s*(?:([+-]?[0-9]{1,40})|([+-]?[0-9]{1,15})\.0*)\s*")  # 15 digits are exact in any float
+
 def _whole_number(value):
     "Python's int of a value that is exactly one, else None"
     if isinstance(value, bytes): value = value.decode(errors="replace")
-    if isinstance(value, str): return int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,40}\s*", value) else None
+    if isinstance(value, str):
+        whole = _WHOLE.fullmatch(value)
+        return int(whole[1] or whole[2]) if whole else None
     if isinstance(value, (bool, np.bool_)) or value is None or value is pd.NA or value != value: return None
     if isinstance(value, (int, np.integer)): return int(value)
     if isinstance(value, Decimal): return int(value) if value == value.to_integral_value() else None
@@ -111,9 +115,12 @@ def _whole_number(value):
 def _id_fault(value, number, dtype):
     "Clause on what is wrong with an id"
     if number is not None: return f"which does not fit into {dtype}: it is no id of SDSS"
-    text = str(value)
-    if text.strip("'\"=\u2018\u2019` ").isdigit(): return "not a whole number: a spreadsheet's quotes stand around it"
-    if re.search(r"[0-9]", text): return "not a whole number: an id that went through a float names another galaxy"
+    text = str(value).strip()
+    if re.fullmatch(r"[+-]?[0-9]+[.,]?[0-9]*(e[+-]?[0-9]+)?", text, re.I):
+        return "not a whole number: an id that went through a float names another galaxy"
+    if re.fullmatch("[0-9]+", text.strip("'\"=\u2018\u2019` ")):
+        return "not a whole number: a spreadsheet's quotes stand around it"
+    if re.fullmatch("[0-9]+", re.sub(r"[\s.,_']", "", text)): return "not a whole number: separators stand between its digits"
     return "not a whole number: every row needs its id"
 
 # %% ../nbs/04_catalogs.ipynb #f7347f62
@@ -140,7 +147,7 @@ def _rounding_marks(ids):
 def _numbers_of_files(folder):
     "Whole numbers that name the files of a folder, ascending"
     if not folder.is_dir(): return np.zeros(0, "int64")
-    stems = (name.partition(".")[0] for name in os.listdir(folder))
+    stems = (name.partition(".")[0] for _, _, names in os.walk(folder) for name in names)
     numbers = {int(s) for s in stems if s.isascii() and s.isdigit() and len(s) < 20}
     return np.array(sorted(n for n in numbers if n < 2**63), "int64")
 
@@ -165,6 +172,11 @@ def check_ids(
 ):
     "`InputError` for duplicate objIDs and for ids that were rounded by a float or a spreadsheet"
     ids = np.asarray(ids)
+    nothing = np.isin(ids, (MISSING, np.iinfo("int64").min))  # the second is what a NaN becomes as an integer
+    if nothing.any():
+        row = int(np.argmax(nothing))
+        raise InputError(f"{file}, row {row + 1}: objID is {ids[row]}, the code for a missing one ({nothing.sum()} of "
+                         f"{len(ids)} such rows): every row needs its id.")
     _check_rounded(ids, file, least)
     repeated = ids[pd.Series(ids).duplicated()]
     if len(repeated):
@@ -245,49 +257,49 @@ def as_numbers(
         row = int(np.argmax(wrong))
         raise InputError(
             f"{file}, row {row + 1}: {name} is {values.iloc[row]!r}, not a number ({wrong.sum()} of {len(values)} such "
-            "rows): mend the value or leave it empty.")
+            "rows): fix the value or leave it empty.")
     if isinstance(numbers.dtype, np.dtype): return numbers
     return pd.Series(numbers.to_numpy("float64", na_value=np.nan), numbers.index)
 
 # %% ../nbs/04_catalogs.ipynb #0df4c84e
-_RA = ("ra", "radeg", "raj2000", "raj2000deg", "radegj2000", "raicrs", "ra2000", "rightascension", "alphaj2000",
-       "alpha", "photora", "rasdss", "sdssra", "ramean", "meanra")
-_DEC = ("dec", "decdeg", "dedeg", "dej2000", "decj2000", "dej2000deg", "decj2000deg", "decdegj2000", "deicrs", "decicrs",
-        "dec2000", "declination", "deltaj2000", "delta", "decl", "photodec", "decsdss", "sdssdec", "decmean", "meandec")
+_PLACE = "(?:photo|target|targ|plug|plate|coord|obj|sdss|mean|median)?"  # may stand in front of the name
+_EPOCH = "(?:deg|degrees|j?2000|epoch2000|icrs|sdss|mean|targ|cen|world|[12xy])*"  # and behind it
+_RA = re.compile(f"{_PLACE}(?:ra|rightascension|alpha|alphawin){_EPOCH}")
+_DEC = re.compile(f"{_PLACE}(?:decl?|de|declination|delta|deltawin){_EPOCH}")
 _SEXAGESIMAL = re.compile(r"\s*([+\-\u2212]?)(\d{1,3})\s*([:hd\u00b0\s])\s*(\d{1,2})\s*[:m'\u2032\s]\s*"
                           r"(\d{1,2}(?:\.\d*)?)\s*(?:s|\"|''|\u2033)?\s*")
 
 def _degrees(values, hours):
-    "Coordinates [deg] of text such as 12:34:56.7, or of numbers; None if they are something else"
+    "Coordinates [deg] of numbers, or of text such as 12:34:56.7; NaN for anything else"
     numbers = pd.to_numeric(values.astype(object), errors="coerce").to_numpy("float64", copy=True)
     for i in np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy()):
         found = _SEXAGESIMAL.fullmatch(str(values.iloc[i]))
-        if not found or int(found[4]) > 59 or float(found[5]) > 60: return None
+        if not found or int(found[4]) > 59 or float(found[5]) > 60: continue
         size = int(found[2]) + int(found[4]) / 60 + float(found[5]) / 3600
         if hours and found[3] not in "d\u00b0": size *= 15
         numbers[i] = -size if found[1] in ("-", "\u2212") else size
     return numbers
 
+def _coordinate(catalog, name, known, most):
+    "The plainest column that is this coordinate, and its values [deg]; None if there is none"
+    there = [c for c in catalog if known.fullmatch(re.sub("[^a-z0-9]", "", c.lower()))]
+    for column in sorted(there, key=lambda c: (c != name, c.lower() != name, len(c))):
+        degrees = _degrees(catalog[column], name == "ra")
+        if (np.abs(degrees) <= most).sum() * 2 > catalog[column].notna().sum(): return column, degrees
+
 def with_coordinates(
     catalog,
 ) -> pd.DataFrame:
     "`catalog` with `ra` from 0 to 360 and `dec` [deg], if it has them under any name and in any way of writing"
-    found = {}
-    for name, known, most in (("ra", _RA, 360), ("dec", _DEC, 90)):
-        there = [c for c in catalog if re.sub("[^a-z0-9]", "", c.lower()) in known]
-        if name in catalog: there = [name]
-        for column in sorted(there, key=lambda c: known.index(re.sub("[^a-z0-9]", "", c.lower()))):
-            degrees = _degrees(catalog[column], name == "ra")
-            good = degrees is not None and (np.abs(degrees[np.isfinite(degrees)]) <= most).all()
-            if good and np.isfinite(degrees).any(): found[name] = column, degrees
-            if name in found: break
-    if len(found) < 2: return catalog
-    (ra_column, ra), (dec_column, dec) = found["ra"], found["dec"]
-    renamed = {c: n for n, (c, _) in found.items() if c.lower() == n}
-    catalog = catalog.rename(columns=renamed)
-    if ra_column != "ra" or catalog["ra"].dtype.kind != "f" or (ra < 0).any():
-        catalog["ra"] = np.where(ra < 0, ra + 360, ra)
-    if dec_column != "dec" or catalog["dec"].dtype.kind != "f": catalog["dec"] = dec
+    found = {"ra": _coordinate(catalog, "ra", _RA, 360), "dec": _coordinate(catalog, "dec", _DEC, 90)}
+    if None in found.values(): return catalog
+    for name, (column, degrees) in found.items():
+        same = column.lower() == name
+        if same: catalog = catalog.rename(columns={column: name})
+        if name == "ra": degrees = np.where((degrees < 0) & (degrees >= -360), degrees + 360, degrees)
+        text = np.isnan(degrees) & catalog[name].notna() if same else np.zeros(len(catalog), bool)
+        if text.any(): degrees = catalog[name].astype(object).where(text, degrees)  # for `as_numbers` to name it
+        catalog = catalog.assign(**{name: degrees})
     return catalog
 
 def sdss_names(
@@ -334,27 +346,33 @@ def _value_bytes(name, values):
 def _decoded(file):
     "Text of a file"
     data = Path(file).read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")): return data.decode("utf-16")
-    try: return data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise ValueError(f"byte {e.start + 1} is not UTF-8 text: save it as CSV in UTF-8") from None
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try: text = data.decode(encoding)
+    except UnicodeDecodeError as e: raise ValueError(f"byte {e.start + 1} is not text in UTF-8") from None
+    if "\0" in text: raise ValueError(f"byte {text.index(chr(0)) + 1} is zero: it is not text in UTF-8")
+    return text if "\n" in text else text.replace("\r", "\n")  # as spreadsheets on a Mac end lines
+
+def _fields(line):
+    "Names in the header of a CSV, and their separator"
+    fields = {separator: next(csv.reader([line], delimiter=separator), [""]) for separator in ",;\t|"}
+    separator = max(fields, key=lambda s: len(fields[s]))
+    if len(fields[separator]) > 1 or " " not in line.strip(): return fields[separator], separator
+    return line.split(), r"\s+"
+
+def _has_ids(line): return any(name.strip().lower() == "objid" for name in _fields(line)[0])
 
 def _header(text):
-    "Where the header of a CSV begins, its names and their separator"
-    start = 0
+    "Where the header of a CSV begins, its names and their separator: comments above it may hold it, as in TOPCAT's"
+    start, above = 0, None
     while True:
-        end = text.find("\n", start)
-        line = text[start:] if end < 0 else text[start:end]
-        words = line.strip().lstrip("#").strip()
-        is_header = re.search(r"objid", words, re.I) if line.lstrip().startswith("#") else words
-        if is_header or end < 0: break
-        start = end + 1
-    if line.lstrip().startswith("#"): start, line = start + line.index("#") + 1, line[line.index("#") + 1:]
-    line = line.rstrip("\r")
-    fields = {s: next(csv.reader([line], delimiter=s), [""]) for s in ",;\t|"}
-    separator = max(fields, key=lambda s: len(fields[s]))
-    if len(fields[separator]) > 1 or " " not in line.strip(): return start, fields[separator], separator
-    return start, line.split(), r"\s+"
+        end = text.find("\n", start) + 1 or len(text)
+        line = text[start:end].rstrip("\r\n")
+        words = line.lstrip()
+        if words and not words.startswith("#") or end == len(text): break
+        if _has_ids(words.lstrip("#")): above = end - len(text[start:end].lstrip(" \t#")), *_fields(words.lstrip("#"))
+        start = end
+    if above and not _has_ids(line): return above
+    return start, *_fields(line)
 
 def _read_text(file):
     "Table of a CSV, ids as text"
@@ -391,19 +409,43 @@ def _read_parquet(file):
     return catalog
 
 def _read_astropy(file):
-    "Table of a FITS, VOTable or ECSV file; columns with several numbers a row are left out"
+    "Table of a FITS, VOTable or ECSV file; several numbers in one cell are an array, as in Parquet"
     from astropy.table import Table  # here, because few need it
     kind = {".fits": "fits", ".fit": "fits", ".ecsv": "ascii.ecsv"}.get(_ending(file), "votable")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # units and names that astropy does not know
-        table = Table.read(file, format=kind)
+        table = Table.read(file, format=kind, **_table_with_ids(file, kind))
+        table.convert_bytestring_to_unicode()
+        arrays = {}
         for name in list(table.colnames):
             column = table[name]
             if hasattr(column, "icrs"): table["ra"], table["dec"] = column.icrs.ra.deg, column.icrs.dec.deg
-            if hasattr(column, "icrs") or len(column.shape) > 1: table.remove_column(name)
-            elif str(getattr(column, "unit", "")) in ("hourangle", "rad", "h") and name.lower().strip("_")[:2] in ("ra", "de"):
-                table[name] = np.degrees(column) if str(column.unit) == "rad" else np.asarray(column) * 15.0
-        return table.to_pandas()
+            elif len(column.shape) > 1: arrays[name] = np.asarray(column).reshape(len(table), -1)
+            else: table[name] = _in_degrees(column)
+            if hasattr(column, "icrs") or name in arrays: table.remove_column(name)
+        catalog = table.to_pandas()
+    for name, values in arrays.items():
+        values = values.astype(values.dtype.newbyteorder("="))  # FITS has the order of no machine of today
+        catalog[name] = values[:, 0] if values.shape[1] == 1 else list(values)
+    return catalog
+
+def _in_degrees(column):
+    "Right ascensions in hours, and any coordinates in radians, in degrees; other columns as they are"
+    known = re.match("_*(ra|de|alpha|delta)", column.name.lower())
+    unit = str(getattr(column, "unit", "")).lower()
+    factor = {"rad": 180 / np.pi, "15 deg": 15, "hourangle": 15, "h": 15, "hour": 15, "hours": 15}.get(unit)
+    if not known or not factor or column.dtype.kind != "f": return column
+    return type(column)(column.data * factor, name=column.name)
+
+def _table_with_ids(file, kind):
+    "Which table of a FITS file `Table.read` should take: the one with a column objID; `ValueError` for several"
+    from astropy.io import fits
+    if kind != "fits": return {}
+    with fits.open(file) as hdus:
+        tables = {i: [n.lower() for n in h.columns.names] for i, h in enumerate(hdus) if hasattr(h, "columns")}
+    with_ids = [i for i, names in tables.items() if "objid" in names]
+    if len(with_ids) > 1: raise ValueError(f"{len(with_ids)} of its tables have a column objID: save one of them alone")
+    return {"hdu": with_ids[0]} if with_ids else {}
 
 # %% ../nbs/04_catalogs.ipynb #6854ab61
 _READERS = {".parquet": _read_parquet, ".csv": _read_text, ".fits": _read_astropy, ".fit": _read_astropy,
@@ -431,12 +473,15 @@ def _read_table(file, as_written):
     except Exception as e:  # astropy's readers raise whatever comes up inside them
         if isinstance(e, (KeyboardInterrupt, MemoryError)): raise
         reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise InputError(f"{file} cannot be read as a table ({reason}): restore it or make the Survey again.") from None
+        raise InputError(f"{file} cannot be read as a table ({reason}): restore it, or save the table again as "
+                         "CSV in UTF-8 or as Parquet.") from None
     catalog.columns = [str(n) if as_written else str(n).strip() for n in catalog.columns]
     if not as_written: catalog = sdss_names(catalog)
     twice = catalog.columns[catalog.columns.duplicated()]
     if len(twice): raise InputError(f"{file} has more than one column {twice[0]}: rename or delete one.")
     if "objID" not in catalog:
+        same = [n for n in catalog if n.lower() == "objid"]
+        if len(same) > 1: raise InputError(f"{file} has more than one column objID ({', '.join(same)}): rename or delete one.")
         raise InputError(f"{file} has no column objID; it has {', '.join(catalog.columns[:8])}: "
                          "give the ids that name the images this name.")
     if not len(catalog): raise InputError(f"{file} has no rows: a Survey needs at least one galaxy.")
@@ -462,9 +507,18 @@ def _no_catalog(path):
     "Sentence on a folder without a catalog"
     if not path.is_dir():
         return f"There is no Survey at {path}: make one with `galaxy-cnn mock --out {path}` or download one."
-    others = sorted(f.name for f in path.iterdir() if f.name.lower().startswith("catalog"))
-    found = f" {others[0]} cannot be read: save it as catalog.csv (UTF-8) or as one Parquet file." if others else ""
-    return f"{path} holds no catalog.parquet and no catalog.csv, so it is not a Survey.{found}"
+    there = sorted(f.name for f in path.iterdir() if f.name.lower().startswith("catalog"))
+    if not there: return f"{path} holds no catalog.parquet and no catalog.csv, so it is not a Survey."
+    why = "is a folder" if (path / there[0]).is_dir() else "cannot be read"
+    return (f"{path} holds no catalog.parquet and no catalog.csv, so it is not a Survey. {there[0]} {why}: save it as "
+            "catalog.csv (UTF-8) or as one Parquet file.")
+
+def other_catalogs(
+    path,  # folder of a Survey
+) -> list:  # of names
+    "Files and folders of a Survey that are called catalog, too, and are not read"
+    there = [f for f in Path(path).glob("*") if f.name.lower().startswith("catalog.")]
+    return sorted(f.name for f in there if f not in catalog_files(path))
 
 def _check_same(catalog, file, other, as_written):
     "`InputError` unless another catalog of the same folder holds the same values"

@@ -7,11 +7,13 @@ __all__ = ['FEATURE_BATCH', 'InputError', 'Incomplete', 'atomic_path', 'remove_p
            'versions', 'file_hash', 'bytes_or_none', 'read_ahead', 'map_batches', 'map_unordered']
 
 # %% ../nbs/01_files.ipynb #c2094cac
+import errno
 import hashlib
 import json
 import os
 import platform
 import queue
+import re
 import tempfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 # %% ../nbs/01_files.ipynb #23459d96
@@ -47,7 +50,16 @@ def atomic_path(
         with open(temporary, "rb+") as f: os.fsync(f.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error: raise _named(error, path) from None
     finally: temporary.unlink(missing_ok=True)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, largest file that a process may write
+
+def _named(error, path):
+    "An error of a disk that is full with the file's name, as an `OSError` whichever library met it; others as they are"
+    found = re.search(r"os error (\d+)", str(error))  # so safetensors writes the number
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    return OSError(number, os.strerror(number), str(path)) if number in _FULL else error
 
 def _umask():
     "Permission bits that this process takes away from new files"

@@ -417,8 +417,8 @@ def target_scale(
     "Mean and standard deviation of the targets in the training split"
     train = np.asarray(split) == "train"
     y = np.stack([survey.target(t)[train] for t in targets], 1)
-    for t, std in zip(targets, y.std(0)):
-        if std > 0: continue
+    for t, values in zip(targets, y.T):
+        if values.min() < values.max(): continue
         raise InputError(f"All {len(y)} training galaxies have the same {t}: there is nothing to learn.")
     return y.mean(0).tolist(), y.std(0).tolist()
 

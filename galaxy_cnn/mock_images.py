@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOCK_LIGHT', 'MOCK_CAMERA', 'MOCK_SERVER', 'StampGrid', 'sersic', 'MockLightConfig', 'band_flux', 'MockCameraConfig',
-           'ObservingConditions', 'expose_image', 'MockServerConfig', 'color_image', 'draw_cutout', 'make_mock']
+           'ObservingConditions', 'expose_image', 'MockServerConfig', 'color_image', 'to_jpeg', 'serve_cutout',
+           'draw_cutout', 'make_mock']
 
 # %% ../nbs/11_mock_images.ipynb #42af9fc3
 import multiprocessing as mp
@@ -414,7 +415,8 @@ def _expose_band(k, light, stars, night, stamp, rng):
 # %% ../nbs/11_mock_images.ipynb #9c640fbc
 @dataclass(frozen=True)
 class MockServerConfig:
-    "How frames become pictures"
+    """How frames become pictures: band scales, stretch and softening as Lupton et al. (2004) define them, fitted to real
+    cutouts of SkyServer (mock_vs_real); the qualities are those of the quantization tables in real files"""
     band_scale: tuple = (0.89, 1.0, 1.31)  # of (i, r, g) before the stretch
     stretch: float = 0.958                 # [nanomaggies] Lupton+04, calibrated
     softening: float = 7.75                # Q of Lupton+04, calibrated
@@ -434,7 +436,7 @@ def color_image(
     return make_lupton_rgb(red, green, blue, minimum=0, stretch=server.stretch, Q=server.softening)
 
 # %% ../nbs/11_mock_images.ipynb #bd0327e9
-def _to_jpeg(
+def to_jpeg(
     image,  # uint8 [H, W, 3]
     quality=MOCK_SERVER.cutout_quality,  # of libjpeg
 ) -> bytes:
@@ -445,7 +447,17 @@ def _to_jpeg(
 
 def _compressed(image, quality):
     "An image after a JPEG compression"
-    return Image.open(BytesIO(_to_jpeg(np.asarray(image), quality)))
+    return Image.open(BytesIO(to_jpeg(np.asarray(image), quality)))
+
+def serve_cutout(
+    frame,  # i, r, g [nanomaggies/px of SDSS]
+    box,  # left, top, right and bottom edge of the cutout in the frame [px], as PIL counts them
+    size=CUTOUT_SIZE,  # [px]
+) -> np.ndarray:  # uint8 [size, size, 3]
+    "What the server makes of calibrated planes: stretched, stored, cut, enlarged and compressed"
+    picture = _compressed(color_image(frame), MOCK_SERVER.frame_quality)
+    cutout = picture.resize((size, size), Image.BICUBIC, box=tuple(box))
+    return np.asarray(_compressed(cutout, MOCK_SERVER.answer_quality))
 
 # %% ../nbs/11_mock_images.ipynb #25a22d53
 def draw_cutout(
@@ -459,16 +471,14 @@ def draw_cutout(
                          "take the row from catalog.to_dict('records'), where it stays a whole number.")
     rng = np.random.default_rng([seed, int(galaxy["objID"])])
     stamp = StampGrid(FIELD_R90 * float(galaxy["petroR90_r"]), rng, size)
-    frame = _compressed(color_image(expose_image(galaxy, stamp, rng)), MOCK_SERVER.frame_quality)
-    cutout = frame.resize((size, size), Image.BICUBIC, box=stamp.box)
-    return np.asarray(_compressed(cutout, MOCK_SERVER.answer_quality))
+    return serve_cutout(expose_image(galaxy, stamp, rng), stamp.box, size)
 
 # %% ../nbs/11_mock_images.ipynb #8423c9af
 def _draw_files(rows, seed, size, folder):
     "Draw some galaxies and write their cutouts; returns how many"
     for row in rows:
         cutout = draw_cutout(row, seed, size)
-        Path(folder, f"{row['objID']}.jpg").write_bytes(_to_jpeg(cutout))
+        Path(folder, f"{row['objID']}.jpg").write_bytes(to_jpeg(cutout))
     return len(rows)
 
 # %% ../nbs/11_mock_images.ipynb #7a154d1c

@@ -356,9 +356,10 @@ def observed(
 ) -> np.ndarray:  # [n], NaN if missing
     "Observed values of a target"
     column = column_of(target, table.columns)
-    known = table[columns_in(column)].astype("float64")
+    names = {c: f"catalog_{c}" for c in ("image", "split", "flag") if f"catalog_{c}" in table}  # ours have the plain ones
+    known = pd.DataFrame({c: table[names.get(c, c)].astype("float64") for c in columns_in(column)})
     known = known.where(known > MISSING)
-    return known.eval(column, engine="python").to_numpy("float64")
+    return (known[column] if column in known else known.eval(column, engine="python")).to_numpy("float64")
 
 # %% ../nbs/41_report.ipynb #55d826c8
 def _target_fields(table, target, alone):

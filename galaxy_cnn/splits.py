@@ -110,7 +110,7 @@ def _positions(catalog):
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(f"objID {catalog['objID'].iloc[row]} has no position on the sky (ra {ra[row]:g}, "
-                         f"dec {dec[row]:g} deg; {wrong.sum()} such rows): mend it, or split by 'random'.")
+                         f"dec {dec[row]:g} deg; {wrong.sum()} such rows): fix it, or take --split-by random.")
     return sky_vectors(ra, dec)
 
 # %% ../nbs/05_splits.ipynb #fe54a50d
@@ -199,7 +199,7 @@ def same_galaxies(
 ) -> list:  # of lists of objIDs, ascending
     "Groups of ids that are one galaxy"
     ids = catalog["objID"].to_numpy()
-    pairs = [np.zeros((0, 2), int)]
+    pairs = [_firstfield_twins(ids)]
     if pictures is not None:
         _, first, inverse = np.unique(pictures, return_index=True, return_inverse=True)
         pairs.append(np.stack([np.arange(len(ids)), first[inverse]], 1))
@@ -215,6 +215,15 @@ def same_galaxies(
     groups = {k: [] for k in np.flatnonzero(size > 1)}
     for i in np.flatnonzero(size[label] > 1): groups[label[i]].append(int(ids[i]))
     return sorted(sorted(g) for g in groups.values())
+
+_FIRSTFIELD = 2**28  # bit of an objID: the first field of a stripe, which DR7 marks and later releases do not
+_SDSS_IDS = 2**59  # the least objID of SDSS: its sky version stands in bits 59 to 62
+
+def _firstfield_twins(ids):
+    "Pairs of rows [m, 2] whose objIDs of SDSS differ in nothing but that bit"
+    marked = np.flatnonzero((ids >= _SDSS_IDS) & (ids & _FIRSTFIELD > 0))
+    twin = pd.Index(ids).get_indexer(ids[marked] - _FIRSTFIELD)
+    return np.stack([marked, twin], 1)[twin >= 0]
 
 # %% ../nbs/05_splits.ipynb #4d41b4e3
 @dataclass(frozen=True)
@@ -246,6 +255,11 @@ class Split:
         return cls(ids, names, by, seed, folds, fold)
 
     def __len__(self): return len(self.names)
+
+    @property
+    def index(self): return pd.Index(self.objID)  # of the galaxies that `split[objID]` knows
+
+    def __getitem__(self, objID): return pd.Series(self.names, self.index)[objID]  # name of a galaxy, or of several
 
     def train(self, k=0):
         "Galaxies [n] that network `k` trains on"

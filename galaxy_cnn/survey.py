@@ -31,7 +31,9 @@ from galaxy_cnn.catalogs import (
     with_labels,
 )
 from .files import InputError, atomic_path, bytes_or_none, read_json, versions, write_json
-from .images import CUTOUT_SIZE, IMAGE_ENDINGS, PackedCutout, blank_reason, image_ending, read_pixels
+from galaxy_cnn.images import (
+    CUTOUT_SIZE, IMAGE_ENDINGS, PackedCutout, blank_reason, image_ending, image_tree, read_pixels,
+)
 
 # %% ../nbs/07_survey.ipynb #b1532833
 TARGETS = {"metallicity": "oh_p50", "log_mass": "lgm_tot_p50", "log_sfr": "sfr_tot_p50"}
@@ -89,7 +91,7 @@ class Survey:
     def has(self, *columns): return all(c in self.catalog for c in columns)
 
     def image_path(self, objID):
-        return self.path / "images" / f"{objID}{self._other_endings.get(str(objID), '.jpg')}"
+        return Path(self._elsewhere.get(str(objID), self.path / "images" / f"{objID}.jpg"))
 
     def select(
         self,
@@ -101,25 +103,31 @@ class Survey:
     @cached_property
     def suffix(self):
         "Ending of the first galaxy's cutout, .jpg if it has none"
-        return self._other_endings.get(str(self.catalog["objID"].iloc[0]), ".jpg")
+        return image_ending(self.image_path(self.catalog["objID"].iloc[0]))
 
     @cached_property
-    def _other_endings(self):
-        "Ending of each cutout that is no .jpg, by objID as text"
+    def _elsewhere(self):
+        "Path of each cutout that is not images/<objID>.jpg, by objID as text; `InputError` for two in sub-folders"
         folder = self.path / "images"
-        names = [n for n in os.listdir(folder) if not n.endswith(".jpg")] if folder.is_dir() else []
-        found = {n: image_ending(n) for n in names}
-        ranked = sorted((IMAGE_ENDINGS.index(e.lower()), n, e) for n, e in found.items() if e)
-        endings = {}
-        for _, name, ending in ranked: endings.setdefault(name[:-len(ending)], ending)
-        return {stem: e for stem, e in endings.items() if not (folder / f"{stem}.jpg").exists()}
+        if not folder.is_dir() or all(n.endswith(".jpg") for n in os.listdir(folder)): return {}
+        ids, found = set(map(str, self.catalog["objID"])), {}
+        for file in image_tree(folder)[0]:
+            ending, place = image_ending(file), Path(file).parent
+            stem = Path(file).name[:-len(ending)]
+            rank = place != folder, ending != ".jpg", IMAGE_ENDINGS.index(ending.lower()), file
+            if stem in ids: found.setdefault(stem, []).append(rank)
+        best = {stem: min(files) for stem, files in found.items()}
+        for stem, (below, *_, file) in best.items():
+            others = [f for *_, f in found[stem] if Path(f).parent != Path(file).parent]
+            if below and others: raise InputError(f"{file} and {others[0]} are both called {stem}: keep one of them.")
+        return {stem: file for stem, (below, other, _, file) in best.items() if below or other}
 
     @property
     def image_files(self):
         "Paths of the cutouts as strings, in catalog order"
-        folder, others = str(self.path / "images"), self._other_endings
-        if not others: return [f"{folder}{os.sep}{i}.jpg" for i in self.catalog["objID"]]
-        return [f"{folder}{os.sep}{i}{others.get(str(i), '.jpg')}" for i in self.catalog["objID"]]
+        folder, elsewhere = str(self.path / "images"), self._elsewhere
+        if not elsewhere: return [f"{folder}{os.sep}{i}.jpg" for i in self.catalog["objID"]]
+        return [elsewhere.get(str(i), f"{folder}{os.sep}{i}.jpg") for i in self.catalog["objID"]]
 
     def target(
         self,
@@ -230,7 +238,20 @@ _RANGES = (
     _Range(r"lgm_(tot_)?(p\d+(p5)?|true)", 5.0, 13.0),  # [log Msun]
     _Range(r"sfr_(tot_)?(p\d+(p5)?|true)", -8.0, 5.0),  # [log Msun/yr]
 )
-_CODES = (-99999, -9999, -999, -999.9, -99.99, -99.9, -99, -9.99, -9, -1, 0, 99, 99.9, 99.99, 999, 9999, 99999, 1e20, 1e30)
+_CODES = (-2**31, -99999, -32768, -9999, -999, -999.9, -99.99, -99.9, -99, -9.99, -9, -1, 0, 99, 99.9, 99.99, 999, 9999,
+          99999, 999999, 2**31 - 1, 1e20, 1e30)
+
+def _far_values(distinct, counts):
+    "Which of the distinct values, ascending, lie apart from all others by more than those span, and are codes or repeated"
+    coded = np.isclose(distinct[:, None], _CODES, rtol=1e-6, atol=0).any(1)
+    far = np.zeros(len(distinct), bool)
+    for edge in (0, -1):
+        plain = np.flatnonzero(~coded & ~far)
+        if len(plain) < 3: return far
+        first, rest = plain[edge], distinct[np.delete(plain, edge)]
+        far[first] = counts[first] > 2 and np.abs(distinct[first] - rest).min() > np.ptp(rest)
+    plain = distinct[~coded & ~far]
+    return far | coded & (np.maximum(plain[0] - distinct, distinct - plain[-1]) > np.ptp(plain))
 
 def impossible_values(
     column: str,  # its name
@@ -246,14 +267,13 @@ def impossible_values(
     if mock: return
     distinct, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     if len(distinct) < 10: return
-    for edge, inner in ((0, slice(1, None)), (-1, slice(None, -1))):
-        value, n, rest = distinct[edge], counts[edge], distinct[inner]
-        far = np.abs(value - rest).min() > rest[-1] - rest[0]
-        coded = n > 2 or np.isclose(value, _CODES, rtol=1e-6, atol=0).any()
-        piled = known and n >= 5 and n > 4 * counts[inner].max()
-        why = "far from all others, as the code for a missing value" if far and coded else ""
-        if piled: why = f"as {n} galaxies have, at the edge of the values"
-        if why: yield why, values == value
+    far = _far_values(distinct, counts)
+    if far.any(): yield "far from all others, as the code for a missing value", np.isin(values, distinct[far])
+    if not known: return
+    distinct, counts = distinct[~far], counts[~far]
+    for edge in (0, -1):
+        if counts[edge] < 5 or counts[edge] <= 4 * np.delete(counts, edge).max(): continue
+        yield f"as {counts[edge]} galaxies have, at the edge of the values", values == distinct[edge]
 
 # %% ../nbs/07_survey.ipynb #645ee843
 @dataclass(frozen=True)
@@ -341,6 +361,7 @@ def _survey_stamp(
     path = Path(path)
     entries = catalog_files(path) + label_files(path)
     if (path / "images").is_dir(): entries += os.scandir(path / "images")
+    for folder in [e.path for e in entries if e.is_dir()]: entries += map(Path, image_tree(folder)[0])
     states = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file())
     return blake2b(repr(states).encode(), digest_size=16).hexdigest()
 

@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
+from .catalogs import catalog_files, other_catalogs
 from .checkpoint import Checkpoint, Progress, load_checkpoint, restore_learner
 from .features import measure_images
 from galaxy_cnn.files import (
@@ -38,7 +40,7 @@ from galaxy_cnn.run import (
     ARGUMENTS_FILE, CARD_FILE, CHECKPOINT_FILE, PRETRAINED, PRETRAINED_SIZE, RUN_FORMAT, VIEWS_AT_ONCE, Run,
     initial_run, map_slices, read_run,
 )
-from .splits import Split, hash01, same_galaxies, split_kind
+from .splits import Split, hash01, same_galaxies, sky_cell, sky_vectors, split_kind
 from .survey import TRUTH, Survey, column_of, columns_in, describe, image_sources, read_survey, validate
 from .uncertainty import ErrorModel, Prediction
 
@@ -89,7 +91,7 @@ def _load_labelled(
     if not problems: return survey, pixels
     if not drop_bad:
         raise InputError(f"{survey.path} has {len(problems)} problems; {describe(problems)}. "
-                         "Mend them, or leave those galaxies out with --drop-bad.")
+                         "Fix them, or leave those galaxies out with --drop-bad.")
     good = ~survey.catalog["objID"].isin([p.objID for p in problems]).to_numpy()
     if not good.any(): raise InputError(f"{survey.path} has no usable galaxy; {describe(problems)}.")
     if pixels is not None: pixels = pixels[torch.from_numpy(good).to(pixels.device)]
@@ -117,6 +119,8 @@ def make_plan(
     _check_options(start, lr=lr, bs=bs, epochs=epochs, size=size, folds=folds, gp=gp)
     device, by = choose_device(device), split_kind(survey.catalog, split_by)
     split = Split.make(survey.catalog, seed, by, folds, together)
+    _check_split(survey.catalog, split, together)
+    for k in range(folds or 1): target_scale(survey, split.for_network(k), targets)
     n = min(int(split.train(k).sum()) for k in range(folds or 1))
     kind = torch.device(device).type
     if arch == "auto": arch = start.card["arch"] if start else choose_arch(n, kind)
@@ -146,6 +150,32 @@ def _check_options(start, *, folds, gp, **numbers):
     if gp and not (start and folds):
         raise InputError("A Gaussian process stands beside each network of a cross-validation and reads what "
                          "a pretrained one measures: give `init` and `folds` too.")
+
+# %% ../nbs/29_train.ipynb #854369b9
+def _empty_part(split):
+    "What is wrong with a split in which a network has nothing to train on or to be validated by, '' if nothing is"
+    for k in range(split.folds or 1):
+        fold = split.folds and f"Fold {k} of {split.folds}"
+        if not split.train(k).any(): return f"{fold} holds all" if fold else "The training split holds none"
+        if not split.valid(k).any(): return f"{fold or 'The validation split'} holds none"
+    return ""
+
+def _check_split(
+    catalog,  # the galaxies that are used
+    split: Split,  # of them
+    together,  # as for `Split.make`
+):
+    "`InputError` where a network would have nothing to train on or to be validated by; it names what would work"
+    fault = _empty_part(split)
+    if not fault: return
+    def works(by, folds): return not _empty_part(Split.make(catalog, split.seed, by, folds, together))
+    remedies = [f"--folds {k}" for k in range((split.folds or 0) - 1, 1, -1) if works(split.by, k)][:1]
+    where = ""
+    if split.by == "sky":
+        cells = sky_cell(sky_vectors(catalog["ra"], catalog["dec"]))
+        where = f", whose positions are in {len(np.unique(cells))} cells of the sky"
+        if works("random", split.folds): remedies.append("--split-by random")
+    raise InputError(f"{fault} of the {len(split)} galaxies{where}: {' or '.join(remedies) or 'take more galaxies'}.")
 
 # %% ../nbs/29_train.ipynb #4180e863
 def _check_same_plan(
@@ -382,11 +412,11 @@ def train(
     plan = make_plan(galaxies, whole, start, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, targets=targets,
                      precision=precision, seed=seed, device=device, split_by=split_by, folds=folds, opt=opt,
                      self_attention=self_attention, gp=bool(gp), recipe=recipe, weight=weight, together=together)
-    for note in _plan_notes(plan, split_by, few, pixels is None and galaxies): say(note)
+    for note in _plan_notes(plan, whole, split_by, few, pixels is None and galaxies): say(note)
     if _prepare_run_folder(out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
     else: _run_plan(galaxies, pixels, out, plan, start, quiet, say, [CapturedStep(say=say)] if graph else [])
     run = read_run(out)
-    if calibrate and ErrorModel.load(out) is None: fit_error_model(run, galaxies, say=say)
+    if calibrate and ErrorModel.load(out) is None: _stopping_well(out)(fit_error_model)(run, galaxies, say=say)
     return run
 
 # %% ../nbs/29_train.ipynb #7deb7031
@@ -396,13 +426,15 @@ _NO_MEMORY_MESSAGE = "{} cutouts of {} px do not fit into the memory that is fre
 
 def _silent(message): pass
 
-def _plan_notes(plan, asked, few, unread=None):
-    "Sentences on memory, on few labels, and on how galaxies are kept apart where that is not as one would expect"
+def _plan_notes(plan, survey, asked, few, unread=None):
+    "Sentences on memory, few labels, tables that are not read, and galaxies kept apart or together unexpectedly"
     if unread: yield _NO_MEMORY_MESSAGE.format(len(unread), unread.size)
+    for name in other_catalogs(survey.path):
+        yield f"{survey.path} holds {name}, too, which is not read: {catalog_files(survey.path)[0].name} is."
     if few: yield _FEW_LABELS_MESSAGE.format(plan.folds)
     if asked == "auto" and plan.split_by == "random":
-        yield ("The split is random, by objID: the catalog has no coordinates (columns ra and dec, or RA, DEC, _RAJ2000 "
-               "and so on), so neighbors on the sky may train and be held out.")
+        yield ("The split is random, by objID: the catalog has no coordinates under a name that is known (ra and dec, RA, "
+               "DEC, _RAJ2000 and so on), so neighbors on the sky may train and be held out.")
     if plan.together:
         n, first = sum(map(len, plan.together)), plan.together[0]
         yield (f"{n} rows are {len(plan.together)} galaxies that stand more than once, by picture or position "
@@ -420,12 +452,17 @@ def _run_plan(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=pri
     left_out = f" ({len(plan.dropped)} bad ones left out)" if plan.dropped else ""
     say(f"{plan.arch} on {len(survey)} galaxies{left_out}, {plan.epochs} epochs in batches of {plan.recipe.bs}, "
         f"{plan.precision} on {plan.device}.")
-    try:
+    with _stopping_well(out):
         while progress.network < (plan.folds or 1):
             _fit_network(survey, pixels, out, plan, progress, tensors, start, quiet, more)
             tensors = None
         gp = _fit_gps(survey, pixels, out, plan, start, progress.networks) if plan.gp else None
         _write_card(survey, out, plan, progress, gp)
+
+@contextmanager
+def _stopping_well(out):
+    "Turn what stops a training from outside, such as Ctrl-C or a full disk, into `Incomplete`"
+    try: yield
     except KeyboardInterrupt: raise Incomplete(f"Stopped. {_kept(out)}") from None
     except Incomplete as e: raise Incomplete(f"{str(e).split(FASTAI_PREFIX)[-1]} {_kept(out)}") from None
     except OSError as e: raise Incomplete(f"{out} could not be written ({e.strerror}). {_kept(out)}") from None
@@ -434,6 +471,7 @@ def _kept(out):
     "Sentence on what is left of a training that stopped, and how to go on"
     some = (out / CHECKPOINT_FILE).is_file()
     kept = "The epochs completed are kept" if some else "No epoch was completed"
+    if (out / CARD_FILE).is_file(): kept = "The networks are kept, without error bars"
     return f"{kept} in {out}; the same command with --resume goes on from there."
 
 # %% ../nbs/29_train.ipynb #6bfed28f

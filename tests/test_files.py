@@ -494,9 +494,9 @@ def test_the_reader_keeps_every_value_or_says_one_sentence(tmp_path, name, other
     except InputError as e:
         assert "\n" not in str(e) and str(e).count("Traceback") == 0
         return
-    if other.strip().lower() == "objid": return
+    if other.strip().lower() == "objid" or any(separator in i + v for i, v in rows): return  # cells that are two
     lines = [row for row in rows if separator.join(row).strip()]
-    assert found["objID"].tolist() == [int(i) for i, _ in lines]
+    assert found["objID"].tolist() == [int(i.strip().partition(".")[0]) for i, _ in lines]  # 7. is 7
     column = next((c for c in found if c in ("oh_p50",)), None)
     if not column: return
     for value, (_, text) in zip(found[column], lines):
