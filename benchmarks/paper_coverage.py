@@ -6,7 +6,8 @@ FOLDER holds facts/wu_boada_2019_test_predictions.csv. There is no sigma in it: 
 similar predictions alone (`galaxy_cnn.uncertainty`). The halving is repeated with other seeds; every number is given as
 its mean over the halvings and its worst. The figure shows the first. Beside the calibration, one sigma for all galaxies
 from the same half. Bands are three standard deviations of the noise of the bin and of the calibration, which has as
-many galaxies: sqrt(2) of the binomial ones. And how far single calibrations of 30, 60 and 300 galaxies are off. Writes results/paper_coverage.json and results/paper_coverage.png.
+many galaxies: sqrt(2) of the binomial ones. And how far single calibrations of 30, 60 and 300 galaxies are off. Writes
+results/paper_coverage.json and results/paper_coverage.png.
 """
 import numpy as np
 import pandas as pd

@@ -6,8 +6,8 @@
 Same machine, same run, repeats interleaved, medians and ranges. Results are merged into the JSON and written as a table
 (.md) and a figure (.png) beside it. Peers that are not installed (`pip install datasets webdataset`) are named as such.
 The CPU should have nothing else to do; where it has, --core-seconds lets one thread work and counts its seconds.
---float32 makes of any x86 one without AVX-512 and bfloat16, for PyTorch and oneDNN. On a GPU: benchmarks/gpu.py. Accuracy of the two paths:
-benchmarks/same_accuracy.py.
+--float32 makes of any x86 one without AVX-512 and bfloat16, for PyTorch and oneDNN. On a GPU: benchmarks/gpu.py.
+Accuracy of the two paths: benchmarks/same_accuracy.py.
 """
 import importlib.util
 import json
@@ -228,7 +228,8 @@ def step_pace(batches=40, warm=4):
 
 def threads_part(survey, args):
     "A step in fresh processes whose threads sleep while they wait (what the package sets) or spin (as torch comes)"
-    ways = {"sleeping": "os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'", "spinning": "os.environ.pop('OMP_WAIT_POLICY', None)"}
+    ways = {"sleeping": "os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'",
+            "spinning": "os.environ.pop('OMP_WAIT_POLICY', None)"}
     def pace(how):
         said = fresh_python("-c", f"import os; {how}; import torch; from speed import step_pace; step_pace()")
         return json.loads(said.splitlines()[-1])
@@ -353,9 +354,11 @@ def table_of(results):
     def gain(name, value):
         ends = " ({:.1f}, {:.1f})".format(*ranges[name]) if name in ranges else ""
         return f"| {name} | {value:.1f}x{ends} |"
-    how = f"seconds {results.get('seconds', 'on all cores')}, instructions: {results.get('instructions', 'all there is')}"
+    seconds, instructions = results.get("seconds", "on all cores"), results.get("instructions", "all there is")
+    how = f"seconds {seconds}, instructions: {instructions}"
     lines = ["# Speed on a CPU", "", f"`python benchmarks/speed.py` on {about['cpu']}, {about['cores']} cores, torch "
-             f"{about['versions']['torch']}; {how}; mock cutouts of 128 px. Median of interleaved repeats, range in brackets.",
+             f"{about['versions']['torch']}; {how}; mock cutouts of 128 px. "
+             "Median of interleaved repeats, range in brackets.",
              "", "| ratio | |", "|---|---|", *(gain(name, value) for name, value in results["ratios"].items()),
              *(f"\n{remark}" for remark in results["remarks"])]
     for part, rows in results["parts"].items(): lines += part_lines(part, rows)
@@ -426,8 +429,10 @@ def main(args):
     for part in args.part:
         results["parts"][part] = PARTS[part](survey, args)
         found = ratios(results["parts"])
-        seconds, pace = ("of a core" if args.core_seconds else "on all cores"), ("AVX2" if args.float32 else "all there is")
-        results = {"machine": machine(), "seconds": seconds, "instructions": pace, "ratios": {k: v["value"] for k, v in found.items()},
+        seconds = "of a core" if args.core_seconds else "on all cores"
+        instructions = "AVX2" if args.float32 else "all there is"
+        results = {"machine": machine(), "seconds": seconds, "instructions": instructions,
+                   "ratios": {k: v["value"] for k, v in found.items()},
                    "ratio_ranges": {k: (v["lo"], v["hi"]) for k, v in found.items()},
                    "remarks": results.get("remarks", []), "parts": results["parts"]}
         what = "images a second on a CPU, beside what a user would pick instead"

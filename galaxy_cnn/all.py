@@ -37,3 +37,4 @@ from .explain import *
 from .predict import *
 from .report import *
 from .export import *
+from .scale import *

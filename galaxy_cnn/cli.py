@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'exit_code', 'main', 'command', 'mock', 'serve', 'download', 'verify', 'pack', 'render', 'train', 'pretrain',
-           'evaluate', 'mzr', 'experiments', 'explain', 'report', 'predict', 'export', 'demo']
+           'evaluate', 'mzr', 'experiments', 'explain', 'report', 'predict', 'catalog', 'export', 'demo']
 
 # %% ../nbs/49_cli.ipynb #3308fb2e
 import ast
@@ -307,11 +307,28 @@ def report(work, run, survey, out):
     typer.echo(f"Open {work(run, survey, out)} in a browser.")
 
 # %% ../nbs/49_cli.ipynb #07eec18e
-@command("predict.predict", "run source out tta bs accept_shift", bs={"min": 1})
-def predict(work, run, source, out, **options):
-    "Predict for any images, labelled or not."
+@command("predict.predict", "run source out tta bs accept_shift scheduler workers", passed_on="scale.predict_hats",
+         bs={"min": 1}, workers={"min": 1})
+def predict(work, run, source, out, scheduler, workers, **options):
+    "Predict for any images, labelled or not: a folder, a list, a Survey, or a HATS catalog, which gives a HATS catalog."
+    if len(source) == 1 and (source[0] / "partition_info.csv").is_file():
+        from galaxy_cnn.scale import predict_hats
+        done = predict_hats(run, source[0], out, options["tta"], scheduler, workers)
+        typer.echo(f"{out}: {done['n']} galaxies in {done['partitions']} partitions, {done['computed']} of them computed now.")
+        return
     summary = work(run, source, out, **options)
     typer.echo(" ".join([f"{out}: {summary['n']} galaxies.", *summary["notes"]]))
+
+# %% ../nbs/49_cli.ipynb #ae17cc75
+@command("scale.survey_to_hats", "survey out partition_mb", partition_mb={"min": 0.01})
+def catalog(work, survey, out, partition_mb):
+    "A Survey as a HATS catalog, pictures included, for `predict` on many cores and for LSDB; a HATS catalog as a Survey."
+    if (survey / "partition_info.csv").is_file():
+        from galaxy_cnn.scale import hats_to_survey
+        typer.echo(f"{out}: a Survey of {len(hats_to_survey(survey, out))} galaxies.")
+        return
+    done = work(survey, out, partition_mb)
+    typer.echo(f"{out}: {done['n']} galaxies in {done['partitions']} partitions, {done['written']} of them written now.")
 
 # %% ../nbs/49_cli.ipynb #7d08397d
 @command("export.export", "run onnx folder")

@@ -82,7 +82,7 @@ def test_a_file_that_answers_otherwise_is_not_written(run, tmp_path, monkeypatch
         write(predictor, width, file)
 
     monkeypatch.setattr(export_module, "_write_onnx", wrong)
-    with pytest.raises(Incomplete, match="was not written: its answers differ from the Run's by 0.01 dex"):
+    with pytest.raises(Incomplete, match="was not written: its answers differ from the Run's by 0.0"):
         export_onnx(run, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,167 @@
+"Predictions over a HATS catalog: never mixed, never twice, whole or absent, whatever is killed"
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("lsdb", reason="HATS catalogs need pip install 'galaxy_cnn[scale]'")
+
+from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
+from galaxy_cnn.run import read_run
+from galaxy_cnn.scale import predict_frame, predict_hats, predict_partition, prediction_fingerprint, survey_to_hats
+from galaxy_cnn.train import train
+from galaxy_cnn.uncertainty import ErrorModel
+
+
+@pytest.fixture(scope="module")
+def run(mock_survey, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    return read_run(train(mock_survey, out, epochs=1, init="none", size=64, precision="fp32").path)
+
+
+@pytest.fixture(scope="module")
+def hats(mock_survey, tmp_path_factory):
+    out = tmp_path_factory.mktemp("hats") / "hats"
+    made = survey_to_hats(mock_survey, out, partition_mb=0.08)
+    assert made["partitions"] >= 6
+    return out
+
+
+def partitions(catalog): return sorted(Path(catalog).glob("dataset/*/*/Npix*.parquet"))
+
+
+def table(catalog): return pd.concat([pd.read_parquet(f) for f in partitions(catalog)]).sort_values("objID", ignore_index=True)
+
+
+def predict_here(run, hats, out, fingerprint):
+    "Every partition, in this process"
+    found = [predict_partition(f, out / f.relative_to(hats), str(run.path), fingerprint) for f in partitions(hats)]
+    return sum(f["computed"] for f in found)
+
+
+def test_a_survey_keeps_every_value(mock_survey, hats):
+    found = table(hats)
+    expected = mock_survey.catalog.sort_values("objID", ignore_index=True)
+    assert found["objID"].dtype == "int64" and found["specObjID"].dtype == "uint64"
+    pd.testing.assert_frame_equal(found[list(expected)], expected)
+    assert all(data == Path(mock_survey.image_path(i)).read_bytes() for i, data in zip(found["objID"], found["image"]))
+    for file in partitions(hats): assert pq.read_schema(file).names[0] == "_healpix_29"
+
+
+def test_killed_at_random_it_goes_on_and_equals_predict(run, hats, mock_survey, tmp_path):
+    "The whole process group is killed, three times; what was finished is not touched again"
+    out, args = tmp_path / "out", [str(run.path), str(hats)]
+    code = ("import sys\nfrom galaxy_cnn.scale import predict_hats\n"
+            "if __name__ == '__main__': print(predict_hats(*sys.argv[1:], workers=1)['computed'])")
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    finished, kills = {}, 0
+    rng = np.random.default_rng(0)
+    while True:
+        process = subprocess.Popen([sys.executable, program, *args, out], start_new_session=True, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        if kills < 3:
+            started, first = time.time(), len(partitions(out))
+            while len(partitions(out)) == first and process.poll() is None and time.time() - started < 120: time.sleep(0.05)
+            time.sleep(rng.uniform(0, 0.8))
+            if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            now = {f: f.stat().st_mtime_ns for f in partitions(out)}
+            assert all(now[f] == t for f, t in finished.items()), "a finished partition was computed again"
+            for f in now: pq.read_table(f)
+            finished = now
+            if len(now) < len(partitions(hats)): continue
+        process.communicate(timeout=300)
+        break
+    last = predict_hats(run.path, hats, out, workers=1)
+    assert all(f.stat().st_mtime_ns == t for f, t in finished.items())
+    assert last["n"] == len(mock_survey) and last["computed"] <= len(partitions(hats)) - len(finished)
+    found, order = table(out), np.argsort(mock_survey.catalog["objID"].to_numpy())
+    expected = run.predict(mock_survey).to_table(run.targets, ErrorModel.load(run.path)).iloc[order].reset_index(drop=True)
+    assert np.abs(found["metallicity_pred"] - expected["metallicity_pred"]).max() < 1e-6
+    assert np.abs(found["metallicity_hi90"] - expected["metallicity_hi90"]).max() < 1e-5
+    assert not list(out.rglob(".*")), "leftovers of a killed writer"
+
+
+def test_two_models_are_never_mixed(run, hats, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    fingerprint = prediction_fingerprint(run.path)
+    assert predict_here(run, hats, out, fingerprint) == len(partitions(hats))
+    assert predict_here(run, hats, out, fingerprint) == 0
+    shutil.copytree(run.path, other)
+    write_json(other / "calibration.json", {**read_json(other / "calibration.json"), "notes": ["changed"]})
+    changed = prediction_fingerprint(other)
+    assert changed != fingerprint
+    assert predict_here(read_run(other), hats, out, changed) == len(partitions(hats)), "files of another model were kept"
+    with pytest.raises(InputError, match="another model, version or precision"):
+        predict_frame(pd.DataFrame({"image": []}), str(other), fingerprint)
+
+
+def test_a_finished_catalog_of_another_model_is_refused(run, hats, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    write_json(out / "galaxy_cnn.json", {"fingerprint": "0" * 64, "catalog": str(hats)})
+    with pytest.raises(InputError, match="predictions of another model.*name another folder"):
+        predict_hats(run.path, hats, out)
+    assert [f.name for f in out.iterdir()] == ["galaxy_cnn.json"]
+
+
+def test_a_changed_partition_is_computed_again(run, hats, tmp_path):
+    source, out = tmp_path / "hats", tmp_path / "out"
+    shutil.copytree(hats, source)
+    fingerprint = prediction_fingerprint(run.path)
+    predict_here(run, source, out, fingerprint)
+    file = partitions(source)[0]
+    data = pq.read_table(file)
+    pq.write_table(data.slice(1), file)
+    assert predict_here(run, source, out, fingerprint) == 1
+    assert len(table(out)) == len(table(hats)) - 1
+
+
+def test_a_bad_picture_costs_its_row(run, hats, tmp_path):
+    file = tmp_path / "part.parquet"
+    data = pd.read_parquet(partitions(hats)[0])
+    data.loc[0, "image"] = b"\xff\xd8 not a picture"
+    data.loc[1, "image"] = None
+    data.to_parquet(file, index=False)
+    found = predict_partition(file, tmp_path / "out.parquet", str(run.path), prediction_fingerprint(run.path), rows=3)
+    assert found == {"n": len(data), "errors": 2, "computed": True}
+    answers = pd.read_parquet(tmp_path / "out.parquet")
+    assert (answers["objID"] == data["objID"]).all() and answers["metallicity_pred"].isna().sum() == 2
+    assert answers["error"][1] == "no picture" and "JPEG" in answers["error"][0] and not answers["error"][2:].any()
+
+
+def test_galaxies_in_a_wrong_cell_are_refused(run, hats, tmp_path):
+    data = pd.read_parquet(partitions(hats)[0])
+    data.assign(ra=(data["ra"] + 1) % 360).to_parquet(tmp_path / "part.parquet", index=False)
+    with pytest.raises(InputError, match="_healpix_29 is not that of their ra and dec"):
+        predict_partition(tmp_path / "part.parquet", tmp_path / "out.parquet", str(run.path), prediction_fingerprint(run.path))
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_what_is_left_undone_is_said(run, hats, tmp_path):
+    source = tmp_path / "hats"
+    shutil.copytree(hats, source)
+    broken = partitions(source)[1]
+    broken.write_bytes(broken.read_bytes()[:500])
+    with pytest.raises(Incomplete, match=f"1 of {len(partitions(hats))} partitions"):
+        predict_hats(run.path, source, tmp_path / "out", workers=1)
+    assert len(partitions(tmp_path / "out")) == len(partitions(hats)) - 1
+    assert not (tmp_path / "out" / "partition_info.csv").exists(), "an unfinished catalog must not look like one"
+    shutil.copyfile(partitions(hats)[1], broken)
+    assert predict_hats(run.path, source, tmp_path / "out", workers=1)["computed"] == 1
+
+
+def test_without_the_extra_there_is_one_sentence(monkeypatch, mock_survey, tmp_path):
+    monkeypatch.setattr("galaxy_cnn.scale.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'galaxy_cnn\[scale\]'"): survey_to_hats(mock_survey, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
