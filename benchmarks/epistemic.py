@@ -38,7 +38,8 @@ def rms(v): return np.sqrt(np.mean(v**2, -1))
 
 def mock_jobs(work):
     "Of each number of labels: Survey to train on, rows, name; and the galaxies asked about"
-    sky, other = make_mock(work / "mock-train", n=960, seed=22), make_mock(work / "mock-test", n=1000, seed=21)
+    sky = make_mock(work / "mock-train", n=960, seed=22)
+    other = make_mock(work / "mock-test", n=1000, seed=21)
     asked = other.image_files[:TEST], other.target("metallicity")[:TEST]
     return {n: [(sky, np.arange(n), work / f"mock/{n}-0", asked)] for n in LABELS}
 
@@ -46,7 +47,8 @@ def mock_jobs(work):
 def real_jobs(work):
     "The same of the folds of the real sample"
     survey = read_survey(real_folder("sdss_sample/") / "sdss_sample")
-    fold, files, true = assign_folds(survey.catalog, 5, SEED), np.array(survey.image_files), survey.target("metallicity")
+    fold = assign_folds(survey.catalog, 5, SEED)
+    files, true = np.array(survey.image_files), survey.target("metallicity")
     def rows(k, n): return np.sort(np.random.default_rng(SEED).permutation(np.flatnonzero(fold != k))[:n])
     return {n: [(survey, rows(k, n), work / f"real/{n}-{k}", (files[fold == k], true[fold == k])) for k in FOLDS]
             for n in LABELS}
@@ -58,14 +60,19 @@ def answers(jobs, change=lambda images: images):
     for survey, rows, folder, (files, true) in jobs:
         run, _ = trained(part(survey, rows, folder / "survey"), folder / "run")
         p = run.predict(change(read_images(files)))
-        found.append([true, p.mean[:, 0], p.aleatoric[:, 0], p.epistemic[:, 0]])
+        sigmas = [p.aleatoric[:, 0], p.epistemic[:, 0]]
+        found.append([true, p.mean[:, 0], *sigmas])
     return np.concatenate(found, 1)
 
 
 def thirds(true, pred, epistemic):
     "RMSE of the thirds of lowest, middle and highest epistemic sigma, and its rank correlation with the error"
     parts = np.array_split(np.argsort(epistemic), 3)
-    return {"rmse_by_third": [{"epistemic": float(rms(epistemic[i])), **bootstrap(rmse, true[i], pred[i])} for i in parts],
+    found = []
+    for i in parts:
+        error = bootstrap(rmse, true[i], pred[i])
+        found.append({"epistemic": float(rms(epistemic[i])), **error})
+    return {"rmse_by_third": found,
             "spearman_with_error": bootstrap(spearman, epistemic, np.abs(pred - true))}
 
 
@@ -77,7 +84,8 @@ def one_sky(jobs):
     changed = {name: answers(most, change) for name, change in CHANGES.items()}
     def entry(a):
         columns = {"aleatoric": a[2], "epistemic": a[3]}
-        return {"rmse": bootstrap(rmse, a[0], a[1]), **{k: bootstrap(rms, v) for k, v in columns.items()}}
+        error = bootstrap(rmse, a[0], a[1])
+        return {"rmse": error, **{k: bootstrap(rms, v) for k, v in columns.items()}}
     return {"n": len(true), "by_labels": {n: entry(a) for n, a in by_labels.items()},
             "changed_pictures": {name: entry(a) for name, a in changed.items()}, **thirds(true, pred, epistemic)}
 
@@ -88,8 +96,11 @@ def main(args):
     write_results(RESULTS / "epistemic.json", found, "raw epistemic and aleatoric sigma of 12 + log(O/H) [dex]", "both")
     for sky, v in found.items():
         rows = {**v["by_labels"], **v["changed_pictures"]}
-        for name, e in rows.items(): print(sky, name, {k: round(x["value"], 4) for k, x in e.items()})
-        print(sky, [round(t["value"], 4) for t in v["rmse_by_third"]], round(v["spearman_with_error"]["value"], 3))
+        for name, e in rows.items():
+            values = {k: round(x["value"], 4) for k, x in e.items()}
+            print(sky, name, values)
+        print(sky, [round(t["value"], 4) for t in v["rmse_by_third"]])
+        print(sky, round(v["spearman_with_error"]["value"], 3))
 
 
 if __name__ == "__main__": main(option_parser(__doc__, work="runs/epistemic").parse_args())

@@ -47,10 +47,14 @@ def tenths_over_halvings(true, pred, sigma):
     found = []
     for seed in range(HALVINGS):
         fit, test = np.split(np.random.default_rng(seed).permutation(n), [n // 2])
-        ends = fit_calibration(true[fit], pred[fit], sigma[fit]).intervals(pred[test], sigma[test])
+        calibration = fit_calibration(true[fit], pred[fit], sigma[fit])
+        ends = calibration.intervals(pred[test], sigma[test])
         table = coverage_by(pred[test], true[test], ends, edges, min_n=1)
         found.append(table[[f"coverage_{100 * level:.0f}" for level in INTERVAL_LEVELS]])
-    mean, spread = (pd.DataFrame(f([t.to_numpy() for t in found], 0), columns=found[0].columns) for f in (np.mean, np.std))
+    values = [t.to_numpy() for t in found]
+    names = found[0].columns
+    mean = pd.DataFrame(np.mean(values, 0), columns=names)
+    spread = pd.DataFrame(np.std(values, 0), columns=names)
     return {"halvings": HALVINGS, "n_calibrate": n // 2, "mean": mean.to_dict("list"), "std": spread.to_dict("list")}
 
 

@@ -1,12 +1,13 @@
-"""What is said of pictures that another survey, a slip or the Galaxy has changed, and what the change does to predictions.
+"""What is said of pictures that another survey, a slip or the Galaxy has changed, and what that does to predictions.
 
     GALAXY_CNN_REAL=FOLDER python benchmarks/shift.py [--work runs/shift] [--mock 2000] [--out results/shift.json]
 
-The shipped defaults are trained on 218 of the 400 real galaxies in FOLDER/sdss_sample. The pictures of the other 182 are
-changed in memory, predicted, and compared with the training galaxies as `galaxy-cnn predict` compares them. How often a
-change is announced, and how often there is none and yet something is announced: batches of 50 and 200 real galaxies that
-are no part of the training ones, in 40 random halvings of the 400; of 50, 200 and 1,000 mock galaxies, for 1,000 of the
-real ones are not there; and of the 2,000 spirals in FOLDER/sdss_spirals. Writes results/shift.json and .png.
+The shipped defaults are trained on 218 of the 400 real galaxies in FOLDER/sdss_sample. The pictures of the other
+182 are changed in memory, predicted, and compared with the training galaxies as `galaxy-cnn predict` compares them.
+How often a change is announced, and how often there is none and yet something is announced: batches of 50 and 200
+real galaxies that are no part of the training ones, in 40 random halvings of the 400; of 50, 200 and 1,000 mock
+galaxies, for 1,000 of the real ones are not there; and of the 2,000 spirals in FOLDER/sdss_spirals. Writes
+results/shift.json and .png.
 """
 from io import BytesIO
 
@@ -104,7 +105,8 @@ def split_run(survey, work):
     "A Run of the shipped defaults on some of the galaxies, and the others"
     order = np.random.default_rng(0).permutation(len(survey))
     out = work / "run"
-    if not (out / "detector.npz").is_file(): train(part(survey, np.sort(order[:TRAINED]), work / "part"), out, resume=True)
+    if not (out / "detector.npz").is_file():
+        train(part(survey, np.sort(order[:TRAINED]), work / "part"), out, resume=True)
     return read_run(out), np.sort(order[TRAINED:])
 
 
@@ -177,7 +179,8 @@ def real_rates(survey):
 
 def mock_rates(n, work):
     "Of batches of mock galaxies, of which the first 400 are known"
-    survey = make_mock(work / "mock", n=n, seed=7, workers=1) if not (work / "mock").exists() else read_survey(work / "mock")
+    if not (work / "mock").exists(): make_mock(work / "mock", n=n, seed=7, workers=1)
+    survey = read_survey(work / "mock")
     images = read_images(survey.image_files)
     detector, tables = OODDetector.fit(ood_features(images[:400])), tables_of(images[400:])
     return rates(lambda k: detector, lambda k: tables, (50, 200, 1000), halvings=1, draws=200)
@@ -211,7 +214,8 @@ def figure(found):
     rows["label"] = rows["change"] + " " + rows["strength"].astype(str)
     wide = rows.pivot(index="label", columns="galaxies", values="share").loc[rows["label"].unique()]
     shown = right.imshow(wide, aspect="auto", cmap="Blues", vmin=0, vmax=1)
-    right.set(xticks=range(2), xticklabels=[f"n = {n}" for n in wide], yticks=range(len(wide)), title="announced (real)")
+    right.set(xticks=range(2), xticklabels=[f"n = {n}" for n in wide], yticks=range(len(wide)))
+    right.set_title("announced (real)")
     right.set_yticklabels(wide.index, fontsize=6)
     fig.colorbar(shown, ax=right, label="share of batches")
     return fig

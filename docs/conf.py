@@ -19,6 +19,7 @@ html_theme_options = {
 html_show_sourcelink = False
 html_copy_source = False
 html_sidebars = {"index": []}
+nb_ipywidgets_js = {}  # no widgets, and no scripts from elsewhere for them
 nb_execution_mode = "off"  # outputs as they are stored in the notebooks
 nb_merge_streams = True
 nb_code_prompt_show = "Code of the package"

@@ -110,7 +110,7 @@ def _positions(catalog):
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(f"objID {catalog['objID'].iloc[row]} has no position on the sky (ra {ra[row]:g}, "
-                         f"dec {dec[row]:g} deg; {wrong.sum()} such rows): fix it, or take --split-by random.")
+                         f"dec {dec[row]:g} deg; {wrong.sum()} such rows): fix it, or take `train --split-by random`.")
     return sky_vectors(ra, dec)
 
 # %% ../nbs/05_splits.ipynb #fe54a50d

@@ -169,12 +169,12 @@ def _check_split(
     fault = _empty_part(split)
     if not fault: return
     def works(by, folds): return not _empty_part(Split.make(catalog, split.seed, by, folds, together))
-    remedies = [f"--folds {k}" for k in range((split.folds or 0) - 1, 1, -1) if works(split.by, k)][:1]
+    remedies = [f"`train --folds {k}`" for k in range((split.folds or 0) - 1, 1, -1) if works(split.by, k)][:1]
     where = ""
     if split.by == "sky":
         cells = sky_cell(sky_vectors(catalog["ra"], catalog["dec"]))
         where = f", whose positions are in {len(np.unique(cells))} cells of the sky"
-        if works("random", split.folds): remedies.append("--split-by random")
+        if works("random", split.folds): remedies.append("`train --split-by random`")
     raise InputError(f"{fault} of the {len(split)} galaxies{where}: {' or '.join(remedies) or 'take more galaxies'}.")
 
 # %% ../nbs/29_train.ipynb #4180e863

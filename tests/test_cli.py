@@ -20,7 +20,8 @@ FUNCTIONS = {  # command: the functions whose parameters are its options
     "download": "download.download", "verify": "verify.verify", "pack": "survey.pack", "train": "train.train",
     "pretrain": "train.pretrain train.train", "evaluate": "evaluate.evaluate", "mzr": "mzr.mzr",
     "experiments": "experiments.experiments", "explain": "explain.explain", "report": "report.report",
-    "predict": "predict.predict",
+    "predict": "predict.predict scale.predict_hats",
+    "export": "export.export", "catalog": "scale.survey_to_hats",
 }
 RENAMED = {("mock", "out"): "path", ("verify", "survey"): "path", ("pack", "survey"): "path", ("train", "target"): "targets"}
 
@@ -290,6 +291,6 @@ def test_real_galaxies_from_the_command_line(capsys, real, tmp_path):
     assert code == 0 and "400" in out and "mock" not in out.lower(), (out, err)
     code, out, err = call(capsys, "mzr", run)
     assert code == 0 and "lgm_tot_p50" in out + err, "a Survey without masses gets a sentence"
-    code, out, err = call(capsys, "predict", run, real / "sdss_spirals", "--out", tmp_path / "t.csv", "--no-tta")
+    code, out, err = call(capsys, "predict", run, real / "sdss_spirals", "--out", tmp_path / "t.csv", "--no-tta", "--accept-shift")
     table = pd.read_csv(tmp_path / "t.csv")
     assert code == 0 and len(table) == 2000 and np.isfinite(table["metallicity_pred"]).all()

@@ -293,7 +293,7 @@ def test_fits_in_an_extension_and_compressed(tmp_path):
     (tmp_path / "b.fits.gz").write_bytes((tmp_path / "a.fits.gz").read_bytes()[:-40])
     (tmp_path / "c.fits.gz").write_bytes((tmp_path / "a.fits.gz").read_bytes()[:30] + bytes(100))
     for name in ("b.fits.gz", "c.fits.gz"):
-        with pytest.raises(InputError, match=f"{name} cannot be read as a cutout: damaged gzip file"):
+        with pytest.raises(InputError, match=f"{name} cannot be read as a cutout: damaged FITS file"):
             read_image(tmp_path / name)
 
 

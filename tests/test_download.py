@@ -851,7 +851,7 @@ def test_every_remedy_works(sky, tmp_path):
         assert ask(catalog=own, scale=0.396)["complete"]
         refused("choose another folder with --out", cuts="none", scale=0.396)
         assert ask(cuts="none", scale=0.396, out=tmp_path / "other")["complete"]
-        refused("Try --cuts none", cuts="S.z > 9", out=tmp_path / "third")
+        refused("Try `galaxy-cnn download --cuts none`", cuts="S.z > 9", out=tmp_path / "third")
         refused("choose another folder with --out", cuts="none", out=tmp_path / "third")
         assert ask(cuts="none", out=tmp_path / "fourth")["complete"]
         # a damaged part of one's own catalog: give it again

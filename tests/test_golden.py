@@ -117,16 +117,22 @@ def test_the_relation_is_the_same(run, metrics, sky):
     assert_same(found, GOLDEN["mzr"], 1e-4)
 
 
+def told(report):
+    "A report without the row on labels, which the record does not know"
+    return "\n".join(line for line in str(report).split("\n") if line.split()[:1] != ["labels"])
+
+
 def test_downloads_leave_the_same_tables(sky, tmp_path):
     expected, copy = GOLDEN["download"], tmp_path / "copy"
     with serve(sky) as server:
         summary = download(copy, base_url=server.url, connections=2)
         assert (summary["outcomes"], summary["requests"]) == (expected["outcomes"], expected["requests"])
-        assert content_hash(read_survey(copy).catalog) == expected["catalog"]
-        assert str(verify(copy)) == expected["verify"]
+        new = ["lgm_tot_p16", "lgm_tot_p84", "sfr_tot_p16", "sfr_tot_p84", "ebv"]  # asked for since the record was made
+        assert content_hash(read_survey(copy).catalog.drop(columns=new)) == expected["catalog"]
+        assert told(verify(copy)) == expected["verify"]
         (copy / "images" / f"{sky.catalog['objID'].iloc[3]}.jpg").write_bytes(b"broken")
-        assert str(verify(copy)).replace(str(copy), "COPY") == expected["damaged"]
-        assert str(verify(copy, repair=True, base_url=server.url)).replace(str(copy), "COPY") == expected["repaired"]
+        assert told(verify(copy)).replace(str(copy), "COPY") == expected["damaged"]
+        assert told(verify(copy, repair=True, base_url=server.url)).replace(str(copy), "COPY") == expected["repaired"]
 
 
 def test_real_galaxies_are_the_same(real, run, metrics, tmp_path):
@@ -137,5 +143,5 @@ def test_real_galaxies_are_the_same(real, run, metrics, tmp_path):
     np.testing.assert_allclose([found.mean(), found.std(), found.iloc[7]], pd.DataFrame(expected["features"]), rtol=1e-6, atol=1e-9)
     spirals = read_survey(real / "sdss_spirals")
     assert [content_hash(spirals.catalog), sha(assign_split(spirals.catalog))] == expected["spirals"]
-    predict(run, survey.image_files[:60], tmp_path / "table.parquet")
+    predict(run, survey.image_files[:60], tmp_path / "table.parquet", accept_shift=True)
     assert_same_table(pd.read_parquet(tmp_path / "table.parquet"), expected["table"])

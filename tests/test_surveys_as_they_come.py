@@ -224,7 +224,7 @@ def test_too_few_cells_for_the_folds_are_found_before_the_first_step(few, tmp_pa
     field = copied(few, tmp_path / "sky", ra=149.0 + 3 * (np.arange(96) % 6) + np.arange(96) / 100, dec=2.2)
     options = {**TINY, "folds": 5}
     with pytest.raises(InputError) as e: train(field, tmp_path / "run", **options)
-    assert "in 8 cells of the sky: --folds 4 or --split-by random." in str(e.value) and not (tmp_path / "run").exists()
+    assert "in 8 cells of the sky: `train --folds 4` or `train --split-by random`." in str(e.value) and not (tmp_path / "run").exists()
     for name, remedy in (("folds", {"folds": 4}), ("random", {"split_by": "random"})):
         train(field, tmp_path / name, **{**options, **remedy}, calibrate=False)
     same = replace(field, catalog=field.catalog.assign(oh_p50=8.7))
