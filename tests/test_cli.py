@@ -81,7 +81,7 @@ def test_every_option_is_described_and_only_folders_and_files_are_paths(command)
         kind, info = option.annotation.__origin__, option.annotation.__metadata__[0]
         assert len(info.help) > 10 and "`_" not in info.help and info.help.endswith("."), (name, info.help)
         is_path = Path in (kind, *getattr(kind, "__args__", ()))
-        assert is_path == (name in ("out", "survey", "run", "source", "catalog")), (name, kind)
+        assert is_path == (name in ("out", "survey", "run", "source", "catalog", "onnx", "folder")), (name, kind)
 
 
 @pytest.mark.parametrize("said, found", [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
