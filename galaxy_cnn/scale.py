@@ -173,11 +173,6 @@ def _partitions(catalog):
     return {cell: Path(str(pixel_catalog_file(catalog, cell))) for cell in cells}
 
 def _properties(catalog):
-    "Properties of a HATS catalog: a dict of str"
-    from hats.catalog import TableProperties
-    return TableProperties.read_from_dir(Path(catalog)).model_dump(by_alias=False) | _extra(catalog)
-
-def _extra(catalog):
     "Entries of hats.properties that this package wrote"
     lines = (Path(catalog) / "hats.properties").read_text(encoding="utf-8").splitlines()
     pairs = (line.split("=", 1) for line in lines if line.startswith("galaxy_cnn"))
