@@ -16,15 +16,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 
+import harness
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from harness import (
-    CORES, fresh_python, interleaved, machine, option_parser, peak_memory, ratio, save_figure, write_results)
+from harness import CORES, fresh_python, option_parser, peak_memory, write_results
 
 from galaxy_cnn.figures import PREDICTED, new_figure
 from galaxy_cnn.files import read_json
@@ -33,13 +34,13 @@ from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.ood import ood_features
 from galaxy_cnn.predict import predict
 from galaxy_cnn.run import read_run
-from galaxy_cnn.scale import (
-    HEALPIX, hats_to_survey, predict_hats, predict_partition, prediction_fingerprint, survey_to_hats)
+from galaxy_cnn.scale import hats_to_survey, predict_hats, predict_partition, prediction_fingerprint, survey_to_hats
 from galaxy_cnn.survey import read_survey, write_survey
 from galaxy_cnn.train import train
 from galaxy_cnn.uncertainty import ErrorModel
 
 FULL = 20_000  # galaxies of the sky
+COLUMNS = ["_healpix_29", "objID", "ra", "dec", "image"]
 PARTITION_MB = 2  # about a thousand of its pictures
 
 
@@ -154,17 +155,17 @@ def child_hats(run, catalog, out): return predict_hats(run, catalog, out, tta=Fa
 
 
 def child_partition(run, source, target):
-    import scale_stub  # noqa: F401  whoever imports it predicts with it
+    import_module("scale_stub")
     return predict_partition(source, target, run, prediction_fingerprint(run, False), tta=False)
 
 
 def child_loop(run, catalog, out, part, parts, stubbed):
     "Plain loop over the Parquet files of a catalog, every so many-th of them: nothing is checked, nothing is kept"
-    if stubbed == "stub": import scale_stub  # noqa: F401
+    if stubbed == "stub": import_module("scale_stub")
     run, out = read_run(run), Path(out)
     errors = ErrorModel.load(run.path) or ErrorModel({}, None, [])
     for i, file in enumerate(partitions(catalog)[int(part)::int(parts)]):
-        table = pq.read_table(file, columns=[HEALPIX, "objID", "ra", "dec", "image"])
+        table = pq.read_table(file, columns=COLUMNS)
         pixels = np.stack([read_pixels(PackedCutout("picture.jpg", data)) for data in table["image"].to_pylist()])
         prediction = run.predict(pixels, tta=False)
         flag = None
@@ -256,7 +257,7 @@ def used_since(start, before):
 def raced(work, run, catalog, kind, repeats):
     "Both in turn"
     ways = {"plain loop": loop, "predict_hats": engine}
-    return interleaved({name: partial(way, work, run, catalog, kind) for name, way in ways.items()}, repeats)
+    return harness.interleaved({name: partial(way, work, run, catalog, kind) for name, way in ways.items()}, repeats)
 
 
 def overhead(work, args):
@@ -267,7 +268,7 @@ def overhead(work, args):
     for kind in args.network:
         run = trained_run(work, calibrate=kind == "network")
         took = raced(work, run, many, kind, args.repeats)
-        more = {key: ratio(took["predict_hats"][key], took["plain loop"][key]) for key in took["plain loop"]}
+        more = {key: harness.ratio(took["predict_hats"][key], took["plain loop"][key]) for key in took["plain loop"]}
         found[kind] = {"rows": rows, "partitions": len(partitions(many)), **took, "ratio": more,
                        "start": raced(work, run, few, kind, 1)}
     return found
@@ -285,7 +286,8 @@ def measured(work, run, catalog):
 
 def memory(work, args):
     "Of a worker: against the rows of a catalog, and against the rows of a single partition"
-    run, base, catalog = trained_run(work, calibrate=False), hats_of(work, mock_sky(work, args.parts)), work / "linked_memory"
+    run, base = trained_run(work, calibrate=False), hats_of(work, mock_sky(work, args.parts))
+    catalog = work / "linked_memory"
     found = {"rows": [], "partition": []}
     for rows in args.rows:
         n = of_rows(base, catalog, rows)
@@ -302,7 +304,7 @@ def memory(work, args):
 def one_partition(catalog, file, rows, groups):
     "A single Parquet file with so many rows, in groups of so many rows"
     files = partitions(catalog)
-    tables = [pq.read_table(f, columns=[HEALPIX, "objID", "ra", "dec", "image"]) for f in files]
+    tables = [pq.read_table(f, columns=COLUMNS) for f in files]
     table = pa.concat_tables(tables * (rows // FULL + 1)).slice(0, rows)
     pq.write_table(table.combine_chunks(), file, row_group_size=groups, compression="none")
     return file
@@ -379,8 +381,9 @@ def main(args):
         found[name] = SECTIONS[name](args.work, args)
         found = {key: found[key] for key in SECTIONS if key in found}
         what = "Predictions over HATS catalogs by processes of Dask; mock sky, linked many times where rows are many"
-        write_results(args.out, {"machine": machine(), "sections": found}, what, "mock", 5_000 * args.parts)
-    if {"overhead", "memory", "partitions"} <= set(found): save_figure(args.out.with_suffix(".png"), figure(found))
+        write_results(args.out, {"machine": harness.machine(), "sections": found}, what, "mock", 5_000 * args.parts)
+    drawn = {"overhead", "memory", "partitions"}
+    if drawn <= set(found): harness.save_figure(args.out.with_suffix(".png"), figure(found))
 
 
 if __name__ == "__main__":
