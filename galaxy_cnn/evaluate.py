@@ -16,8 +16,8 @@ from tqdm import tqdm
 from .baselines import baseline_predictions, cross_validated_baselines
 from .features import measure
 from galaxy_cnn.figures import (
-    MODEL_NAMES, axis_label, density_figure, distribution_figure, gallery_figure, history_figure, new_figure,
-    panel_titles, plot_models, plot_pit, plot_reliability, save_figures, sky_name,
+    FLOOR_NAMES, MODEL_NAMES, axis_label, density_figure, distribution_figure, gallery_figure, history_figure,
+    new_figure, panel_titles, plot_models, plot_pit, plot_reliability, save_figures, sky_name,
 )
 from .files import InputError, atomic_path, read_json, write_json
 from galaxy_cnn.metrics import (
@@ -233,9 +233,7 @@ def _model_rows(arch, found):
             minus = with_interval(found["cnn_minus"][key]["rmse"], sign="+")
         bias = with_interval(v["median_bias"], sign="+")
         yield name, f"{v['rmse']['n']}", with_interval(v["rmse"]), with_interval(v["nmad"]), bias, minus
-    floors = {"label_noise": "label noise (a bound)", "picture_floor": "best regression of what pictures show (mock)",
-              "quoted_label_noise": "label error, as quoted"}
-    for key, name in floors.items():
+    for key, name in FLOOR_NAMES.items():
         if key in found: yield name, f"{found[key]['n']}", with_interval(found[key]), "", "", ""
 
 # %% ../nbs/32_evaluate.ipynb #867fb15c
