@@ -6,7 +6,8 @@
 __all__ = ['LINES', 'LEAST_LABELS', 'FINE_TUNING_LABELS', 'METHODS', 'fit_line', 'held_out_lines', 'on_lines', 'write_moved',
            'trained_on', 'labelled_galaxies', 'summary_sentence', 'recalibrate']
 
-# %% ../nbs/45_recalibrate.ipynb #28c00e60
+# %% ../nbs/45_recalibrate.ipynb #5adb7329
+import shlex
 import shutil
 import tempfile
 import time
@@ -28,7 +29,7 @@ from .survey import Survey, column_of, describe, image_sources, read_survey, val
 from .train import fit_error_model, picture_hashes, train
 from .uncertainty import ErrorModel
 
-# %% ../nbs/45_recalibrate.ipynb #6578dda1
+# %% ../nbs/45_recalibrate.ipynb #cf0cbf10
 LINES = ("nothing", "offset", "line")
 _LEAST_SLOPE = 0.05  # answers keep their order, and sigmas stay positive
 
@@ -52,7 +53,7 @@ def _shrunk_slope(residual, away):
     error = left @ left / (len(away) - 2) / square
     return slope * max(0.0, 1 - error / max(slope**2, 1e-12))
 
-# %% ../nbs/45_recalibrate.ipynb #0e034de3
+# %% ../nbs/45_recalibrate.ipynb #f412a83d
 def held_out_lines(
     true,  # [n]
     pred,  # [n]
@@ -72,7 +73,7 @@ def on_lines(
     intercept, slope = lines[fold].T
     return intercept + slope * pred
 
-# %% ../nbs/45_recalibrate.ipynb #4cf29441
+# %% ../nbs/45_recalibrate.ipynb #a4fc1b14
 def write_moved(
     run: Run,
     folder,  # of the new Run
@@ -105,7 +106,7 @@ def _write_moved_gp(run, folder, intercept, slope):
     shutil.copyfile(run.path / gp["frozen"]["file"], folder / gp["frozen"]["file"])
     return {**gp, "sha256": file_hash(folder / gp["file"])}
 
-# %% ../nbs/45_recalibrate.ipynb #80fefb52
+# %% ../nbs/45_recalibrate.ipynb #cced2068
 LEAST_LABELS = 25
 
 def trained_on(
@@ -144,7 +145,7 @@ def labelled_galaxies(
     raise InputError(f"{survey.path} has {len(labelled)} labelled galaxies ({columns}){which}: a recalibration needs "
                      f"at least {LEAST_LABELS} that the Run has not seen; give more labels.")
 
-# %% ../nbs/45_recalibrate.ipynb #2362b29b
+# %% ../nbs/45_recalibrate.ipynb #0e7b838e
 FINE_TUNING_LABELS = 100  # below, fine-tuning is tried only if it is asked for
 METHODS = (*LINES, "fine-tuning")
 _FOLDS = 5
@@ -155,7 +156,7 @@ def _fine_tuned(run, galaxies, out, seed, device):
                   split_by="random", device=device, calibrate=False, quiet=True)
     return tuned, tuned.predict(galaxies).mean
 
-# %% ../nbs/45_recalibrate.ipynb #fff5900a
+# %% ../nbs/45_recalibrate.ipynb #e1e0bc1c
 def _relative_error(true, answers):
     "RMSE of answers [n, targets] relative to the scatter of the labels, averaged over targets"
     scatter = np.maximum(true.std(0), 1e-6)
@@ -167,8 +168,14 @@ def _check_method(method, out):
         raise InputError(f"There is no method {method!r}: give auto, {', '.join(METHODS)}.")
     if out.exists(): raise InputError(f"{out} exists: give another --out, or delete it first.")
 
-# %% ../nbs/45_recalibrate.ipynb #6457cb47
-_WORDS = {"nothing": "as it was", "offset": "with an offset", "line": "with offset and slope", "fine-tuning": "fine-tuned"}
+# %% ../nbs/45_recalibrate.ipynb #f9560193
+_SCORED = {  # what stands behind an error
+    "nothing": "as it was", "offset": "with an offset", "line": "with offset and slope", "fine-tuning": "fine-tuned",
+}
+_CHOSEN = {
+    "nothing": "new intervals alone", "offset": "an offset", "line": "an offset and a slope",
+    "fine-tuning": "fine-tuning",
+}
 
 def summary_sentence(
     done: dict,  # entry `recalibration` of the card
@@ -176,21 +183,19 @@ def summary_sentence(
     "The choice, its cross-validated errors and the intervals, in a sentence or two"
     parts = []
     for t, errors in done["rmse"].items():
-        listed = ", ".join(f"{e:.4f} {_WORDS[m]}" for m, e in errors.items())
+        listed = ", ".join(f"{e:.4f} {_SCORED[m]}" for m, e in errors.items())
         parts.append(f"RMSE of {t} {listed}")
     lines = "; ".join(f"{t} {v['shift']:+.3f} on average, slope {v['slope']:.2f}" for t, v in done["lines"].items())
     how = f" ({lines})" if lines and done["method"] != "nothing" else ""
     text = (f"Recalibrated on {done['n']} galaxies of {done['survey']} by {_CHOSEN[done['method']]}{how}, "
             f"cross-validated in dex: {'; '.join(parts)}.")
     for t, held in done["coverage_90"].items():
+        if held["after"] is None: continue
         was = "" if held["before"] is None else f" (before: {100 * held['before']:.0f} %)"
         text += f" 90 % intervals of {t} hold {100 * held['after']:.0f} %{was}."
     return text
 
-_CHOSEN = {"nothing": "new intervals alone", "offset": "an offset", "line": "an offset and a slope",
-           "fine-tuning": "fine-tuning"}
-
-# %% ../nbs/45_recalibrate.ipynb #69e02b19
+# %% ../nbs/45_recalibrate.ipynb #3df114b4
 def _answers_on_lines(true, pred, split, method):
     "Held-out answers [n, targets] on lines, and the lines [folds, targets, 2]"
     columns = range(true.shape[1])
@@ -211,29 +216,32 @@ def _line_card(run, folder, true, pred, split, method):
 def _survey_entry(survey, galaxies):
     "Entry of the card on the new Survey"
     ids = survey.catalog["objID"]
-    return {"name": survey.name, "path": str(survey.path.resolve()), "fingerprint": survey.fingerprint, "n": len(survey),
-            "mock": survey.is_mock, "size": survey.size, "dropped": ids[~ids.isin(galaxies.catalog["objID"])].tolist()}
+    dropped = ids[~ids.isin(galaxies.catalog["objID"])].tolist()
+    where = {"name": survey.name, "path": str(survey.path.resolve()), "fingerprint": survey.fingerprint}
+    return {**where, "n": len(survey), "mock": survey.is_mock, "size": survey.size, "dropped": dropped}
 
-# %% ../nbs/45_recalibrate.ipynb #23fa7a6c
+# %% ../nbs/45_recalibrate.ipynb #893d6061
 def _coverage_90(run, true, before, after):
     "Shares inside the 90 % intervals by target, of a parent's prediction and of a new one; None where there are none"
     errors = ErrorModel.load(run.path)
     found = {}
     for i, t in enumerate(run.targets):
         known = errors.calibrations.get(t) if errors else None
-        old = known and coverage(true[:, i], *known.interval(before.mean[:, i], before.sigma[:, i]))["value"]
-        try: new = score_intervals(true[:, i], after.mean[:, i], after.sigma[:, i])[0]["0.9"]["coverage"]["value"]
-        except InputError: new = None  # too few galaxies to do both
+        old = new = None
+        if known: old = coverage(true[:, i], *known.interval(before.mean[:, i], before.sigma[:, i]))["value"]
+        try: scored, _ = score_intervals(true[:, i], after.mean[:, i], after.sigma[:, i])
+        except InputError: scored = None  # too few galaxies to do both
+        if scored: new = scored["0.9"]["coverage"]["value"]
         found[t] = {"before": old, "after": new}
     return found
 
-# %% ../nbs/45_recalibrate.ipynb #5e65f2c2
+# %% ../nbs/45_recalibrate.ipynb #212c0732
 def _choose(run, galaxies, folder, method, seed, device):
     "Make the Run of the best way in a folder: its card without Survey, what was compared, and the parent's prediction"
     true = np.stack([galaxies.target(t) for t in run.targets], 1)
     together = same_galaxies(galaxies.catalog, picture_hashes(galaxies))
     split = Split.make(galaxies.catalog, seed, "random", _FOLDS, together)
-    parent = run.predict(image_sources(galaxies))
+    parent = run.predict(image_sources(galaxies))  # as files: not as the Run's own Survey
     wanted = [m for m in LINES if method in ("auto", m) or m == "nothing"]
     held, tuned = {m: _answers_on_lines(true, parent.mean, split, m)[0] for m in wanted}, None
     if method == "fine-tuning" or (method == "auto" and len(galaxies) >= FINE_TUNING_LABELS):
@@ -241,23 +249,25 @@ def _choose(run, galaxies, folder, method, seed, device):
     errors = {m: _relative_error(true, answers) for m, answers in held.items()}
     chosen = min(errors, key=errors.get) if method == "auto" else method
     done = {"parent": file_hash(run.path / CARD_FILE), "parent_name": run.path.name, "method": chosen, "lines": {}}
-    done["rmse"] = {t: {m: float(rmse(true[:, i], a[:, i])) for m, a in held.items()} for i, t in enumerate(run.targets)}
+    done["rmse"] = {t: {} for t in run.targets}
+    for m, answers in held.items():
+        for i, t in enumerate(run.targets): done["rmse"][t][m] = float(rmse(true[:, i], answers[:, i]))
     if chosen == "fine-tuning": return tuned.card, done, parent
     if tuned: shutil.rmtree(folder)
     card, final = _line_card(run, folder, true, parent.mean, split, chosen)
     if together: card["split"]["together"] = together
-    card["headline"] = {f"valid_rmse_{t}": errors[chosen] for t, errors in done["rmse"].items()}
-    shift = final[:, 0] + (final[:, 1] - 1) * parent.mean.mean(0)
-    done["lines"] = {t: {"shift": float(s), "slope": float(b)} for t, s, (_, b) in zip(run.targets, shift, final)}
-    done["trained_on"] = run.card.get("recalibration", {}).get("trained_on", run.card["survey"])
+    card["headline"] = {f"valid_rmse_{t}": of_target[chosen] for t, of_target in done["rmse"].items()}
+    for t, (intercept, slope), middle in zip(run.targets, final, parent.mean.mean(0)):
+        done["lines"][t] = {"shift": float(intercept + (slope - 1) * middle), "slope": float(slope)}
+    done["trained_on"] = run.trained_on
     return card, done, parent
 
-# %% ../nbs/45_recalibrate.ipynb #37fe709d
+# %% ../nbs/45_recalibrate.ipynb #78d7ad90
 def recalibrate(
     run,  # a Run or its folder, as `train` makes it
-    survey,  # a Survey or its folder: pictures of the new kind, 25 or more of them with labels that the Run has not seen
+    survey,  # a Survey or its folder: pictures of the new kind, 25 or more of them with labels
     out,  # folder of the Run to make
-    method: str = "auto",  # nothing (intervals only), offset, line or fine-tuning; auto: what cross-validates best
+    method: str = "auto",  # correct by nothing (intervals alone), offset, line or fine-tuning; auto: what cross-validates best
     seed: int = 0,  # of the folds, and of fine-tuning
     device: str = "auto",  # for fine-tuning: cpu, cuda, cuda:1 ...; auto: a GPU where there is one
     drop_bad: bool = False,  # leave out galaxies with an impossible label or an unreadable cutout, instead of refusing
@@ -272,6 +282,9 @@ def recalibrate(
         folder = Path(scratch) / "run"
         card, done, parent = _choose(run, galaxies, folder, method, seed, device)
         done |= {"survey": survey.name, "n": len(galaxies), "left_out_as_trained_on": seen}
+        words = ["galaxy-cnn", "recalibrate", run.path.name, survey.name]
+        words += ["--method", done["method"], "--seed", str(seed)]
+        done["command"] = shlex.join(words + ["--drop-bad"] * drop_bad)
         whole = read_survey(survey.path)
         card |= {"survey": _survey_entry(whole, galaxies), "seed": seed, "versions": versions(), "recalibration": done}
         card["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

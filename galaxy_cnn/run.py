@@ -114,6 +114,12 @@ class Run:
     @cached_property
     def split(self): return self.split_of(self.survey())
 
+    @property
+    def trained_on(self): return self.card.get("recalibration", {}).get("trained_on", self.card["survey"])
+
+    @property
+    def recalibrated(self): return self.card.get("recalibration", {}).get("sentence", "")  # how, if it was
+
     def history(self): return pd.read_csv(self.path / HISTORY_FILE)
 
     def describe(self):
@@ -268,7 +274,7 @@ def _pool_answers(run, answers, features=None, held_by=None):
         return Prediction(mean, np.sqrt(aleatoric + inner), np.full_like(mean, np.nan), features)
     return Prediction(mean, np.sqrt(aleatoric), np.sqrt(inner + between), features)
 
-# %% ../nbs/27_run.ipynb #f1a9932a
+# %% ../nbs/27_run.ipynb #dc462ddf
 def _on_lines(prediction, lines, fold):
     "Prediction of galaxies whose answers are moved by the lines [folds, targets, 2] of their folds [n]"
     intercept, slope = np.moveaxis(np.asarray(lines)[fold], -1, 0)
