@@ -433,13 +433,12 @@ def train(
     for note in _plan_notes(plan, whole, split_by, few, pixels is None and galaxies): say(note)
     if by_the_first(_prepare_run_folder, out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
     else: _run_plan(galaxies, pixels, out, plan, start, quiet, say, [CapturedStep(say=say)] if graph else [])
-    run = read_run(out)
-    if calibrate: by_the_first(_calibrate, run, galaxies, say)
-    return run
+    if calibrate: by_the_first(_calibrate, out, galaxies, say)
+    return read_run(out)
 
-def _calibrate(run, galaxies, say):
+def _calibrate(out, galaxies, say):
     "Fit the error model of a Run that has none"
-    if ErrorModel.load(run.path) is None: _stopping_well(run.path)(fit_error_model)(run, galaxies, say=say)
+    if ErrorModel.load(out) is None: _stopping_well(out)(fit_error_model)(read_run(out), galaxies, say=say)
 
 # %% ../nbs/29_train.ipynb #7deb7031
 _FEW_LABELS_MESSAGE = (f"Fewer than {FEW_LABELS} galaxies: {{}} networks start from the one pretrained on a mock sky, "
