@@ -522,8 +522,7 @@ def train_command(
     out,  # name of the Run's folder
 ) -> str:
     "The command that trains such a Run"
-    # the recipe for few labels is what `train` does when these are left to it
-    by_default = ("arch", "size", "opt", "init") if card.get("gp") else ()
+    by_default = ("arch", "size", "opt", "init") if card.get("gp") else ()  # `train` itself sets these for few labels
     given = {key: v for key, v in card["arguments"].items() if key not in by_default}
     words = ["galaxy-cnn", "train", card["survey"]["name"], "--out", out]
     for key in ("arch", "epochs", "lr", "bs", "size", "opt", "precision", "split_by", "folds", "seed"):
@@ -533,6 +532,7 @@ def train_command(
     for target in card["targets"]: words += ["--target", target]
     if given.get("self_attention"): words.append("--self-attention")
     if card["survey"]["dropped"]: words.append("--drop-bad")
+    if card["survey"].get("not_star_forming"): words.append("--any-class")
     if not given.get("init"): return shlex.join(words)
     command = shlex.join([*words, "--init", "RUN"])
     return f"{command}  # RUN: the Run whose first network has the SHA-256 {given['init']}"

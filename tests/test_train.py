@@ -337,6 +337,22 @@ def test_bad_galaxies_are_listed_or_left_out(mock_survey, tmp_path):
     assert len(run.survey()) == run.card["survey"]["n"] - 3 == 237
 
 
+def test_galaxies_that_do_not_form_stars_are_refused_left_out_or_taken(mock_survey, tmp_path, capsys):
+    classes = mock_survey.catalog["bptclass"].copy()
+    classes[:6] = [-1, 2, 3, 4, 5, 3]
+    survey = Survey(mock_survey.path, mock_survey.catalog.assign(bptclass=classes), {"source": "mock"})
+    with pytest.raises(InputError, match=r"5 problems; 5 x not star-forming: .* = -1, unclassifiable.*--drop-bad.* the 5 .*--any-class"):
+        train(survey, tmp_path / "run", **SMALL)
+    options = SMALL | dict(epochs=1, calibrate=False, quiet=False)
+    left = train(survey, tmp_path / "left", drop_bad=True, **options)
+    assert "5 galaxies are not star-forming by their bptclass: they are left out." in capsys.readouterr().out
+    assert sorted(left.card["survey"]["dropped"]) == sorted(survey.catalog["objID"][[0, 2, 3, 4, 5]])
+    whole = train(survey, tmp_path / "whole", any_class=True, **options)
+    assert "5 galaxies are not star-forming by their bptclass: they are trained on" in capsys.readouterr().out
+    assert (whole.card["survey"]["dropped"], whole.card["survey"]["not_star_forming"]) == ([], 5)
+    assert validate(survey, ("log_mass",)) == [], "a mass may be any galaxy's"
+
+
 @pytest.mark.parametrize("options, message", [
     (dict(arch="vgg"), "there are xresnet_tiny, xresnet9"),
     (dict(opt="sgd"), "there are ranger, adam"),
