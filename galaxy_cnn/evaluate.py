@@ -16,13 +16,13 @@ from tqdm import tqdm
 from .baselines import baseline_predictions, cross_validated_baselines
 from .features import measure
 from galaxy_cnn.figures import (
-    MODEL_NAMES, axis_label, density_figure, distribution_figure, gallery_figure, history_figure, new_figure,
-    panel_titles, plot_models, plot_pit, plot_reliability, save_figures, sky_name,
+    COVARIATES, MODEL_NAMES, axis_label, density_figure, distribution_figure, gallery_figure, history_figure,
+    new_figure, panel_titles, plot_models, plot_pit, plot_reliability, residual_figure, save_figures, sky_name,
 )
 from .files import InputError, atomic_path, read_json, write_json
 from galaxy_cnn.metrics import (
     BOOTSTRAP_LEVEL, COMPARED_METRICS, N_BOOT, bootstrap, coverage, label_noise, paired_difference, rmse, scores,
-    with_interval,
+    slope, with_interval,
 )
 from .ood import ood_features_of_files
 from .run import Run, read_run
@@ -88,7 +88,18 @@ def score_target(
     found["cnn_minus"] = {name: gain(others[name]) for name in others}
     found |= label_noise(survey, target, groups)
     if truth is not None: found["cnn_against_truth"] = bootstrap(rmse, truth, pred, groups=groups)
-    return found
+    slopes = {c: _residual_slope(v, pred - true, groups) for c, v in _covariates(survey).items()}
+    return {**found, "residual_slopes": slopes} if slopes else found
+
+def _covariates(survey):
+    "Columns that an error should not depend on, where enough galaxies have different values of them"
+    known = {c: survey.target(c) for c in COVARIATES if survey.has(c) and survey.catalog[c].dtype.kind in "fiu"}
+    return {c: v for c, v in known.items() if len(np.unique(v[np.isfinite(v)])) >= 20}
+
+def _residual_slope(values, residual, groups):
+    "Slope of the residual with a covariate, over the galaxies that have one"
+    known = np.isfinite(values)
+    return bootstrap(slope, values[known], residual[known], groups=None if groups is None else groups[known])
 
 # %% ../nbs/32_evaluate.ipynb #ee897546
 def prediction_table(
@@ -120,10 +131,13 @@ def _target_figures(
     ax = models.subplots()
     plot_models(ax, {MODEL_NAMES.get(name, name): v["rmse"] for name, v in rows.items()}, found.get("label_noise"))
     panel_titles(ax, sky, f"{note}, n = {len(true):,}")
-    return {"density": density_figure(true, pred, target, sky, note),
-            "distributions": distribution_figure(true, pred, target, sky, note),
-            "gallery": gallery_figure(survey.image_files, true, pred, target, sky),
-            "models": models}
+    figures = {"density": density_figure(true, pred, target, sky, note),
+               "distributions": distribution_figure(true, pred, target, sky, note),
+               "gallery": gallery_figure(survey.image_files, true, pred, target, sky),
+               "models": models}
+    slopes = found.get("residual_slopes")
+    if slopes: figures["residuals"] = residual_figure(_covariates(survey), pred - true, slopes, sky, note)
+    return figures
 
 # %% ../nbs/32_evaluate.ipynb #f77c9eff
 def evaluate(
@@ -266,8 +280,7 @@ def calibration_slope(
     pred,  # [..., n]
 ):  # [...]
     "Slope of the truth on the prediction: 1 for a conditional mean, more for predictions that are shrunk too much"
-    away = pred - pred.mean(-1, keepdims=True)
-    return np.sum(away * true, -1) / np.sum(away**2, -1)
+    return slope(pred, true)
 
 # %% ../nbs/32_evaluate.ipynb #65825849
 def recalibrate(

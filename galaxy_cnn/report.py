@@ -204,11 +204,11 @@ def _models_html(run, metrics):
 # %% ../nbs/41_report.ipynb #265194c5
 CAPTIONS = {  # of known figures, in the order of the story
     "density": "Predicted against observed. Below: RMSE and NMAD in bins of the observed value, with 95 % intervals.",
-    "distributions": "Residuals and distributions. Left: predicted minus observed; right: the predicted distribution "
-                     "is narrower than the observed one.",
+    "distributions": "Residuals and distributions. Left: predicted minus observed; right: predictions are less spread.",
+    "residuals": "Predicted minus observed by what should not matter: foreground dust, aperture, redshift. "
+                 "Medians of bins with 95 % intervals, and the slope.",
     "models": "RMSE of the network and of models without one. Bars are 95 % intervals.",
-    "gallery": "Galaxies of low, high and any observed value. "
-               "Above each cutout: observed (left) and predicted (right, red).",
+    "gallery": "Galaxies of low, high and any observed value. Above each: observed (left), predicted (right, red).",
     "calibration": "Calibration. Left: coverage of central intervals less the nominal; "
                    "right: where the observation lies in its predicted distribution (PIT).",
     "history": "Training. Loss in units of the target's scatter, and the learning rate, epoch by epoch.",

@@ -32,7 +32,7 @@ from galaxy_cnn.loaders import in_memory_dls, load_cutouts
 from galaxy_cnn.models import ScaledRMSE, create_model, head_layer, torch_threads
 from galaxy_cnn.run import ARGUMENTS_FILE, CHECKPOINT_FILE, read_run
 from galaxy_cnn.splits import assign_split
-from galaxy_cnn.survey import MISSING, Survey, pack, read_survey, write_survey
+from galaxy_cnn.survey import MISSING, Survey, pack, read_survey, validate, write_survey
 from galaxy_cnn.train import fit_error_model, pretrain, train, warm_start
 from galaxy_cnn.uncertainty import ErrorModel
 
