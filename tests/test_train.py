@@ -338,8 +338,8 @@ def test_bad_galaxies_are_listed_or_left_out(mock_survey, tmp_path):
 
 
 def test_galaxies_that_do_not_form_stars_are_refused_left_out_or_taken(mock_survey, tmp_path, capsys):
-    classes = mock_survey.catalog["bptclass"].copy()
-    classes[:6] = [-1, 2, 3, 4, 5, 3]
+    classes = np.ones(len(mock_survey), int)
+    classes[:6] = -1, 2, 3, 4, 5, 3
     survey = Survey(mock_survey.path, mock_survey.catalog.assign(bptclass=classes), {"source": "mock"})
     with pytest.raises(InputError, match=r"5 problems; 5 x not star-forming: .* = -1, unclassifiable.*--drop-bad.* the 5 .*--any-class"):
         train(survey, tmp_path / "run", **SMALL)
