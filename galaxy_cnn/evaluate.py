@@ -16,14 +16,16 @@ from tqdm import tqdm
 from .baselines import baseline_predictions, cross_validated_baselines
 from .features import measure
 from galaxy_cnn.figures import (
-    COVARIATES, MODEL_NAMES, axis_label, density_figure, distribution_figure, gallery_figure, history_figure,
-    new_figure, panel_titles, plot_models, plot_pit, plot_reliability, residual_figure, save_figures, sky_name,
+    COVARIATES, FLOOR_NAMES, MODEL_NAMES, axis_label, density_figure, distribution_figure, gallery_figure,
+    history_figure, new_figure, panel_titles, plot_models, plot_pit, plot_reliability, residual_figure, save_figures,
+    sky_name,
 )
 from .files import InputError, atomic_path, read_json, write_json
 from galaxy_cnn.metrics import (
     BOOTSTRAP_LEVEL, COMPARED_METRICS, N_BOOT, bootstrap, coverage, label_noise, paired_difference, rmse, scores,
     slope, with_interval,
 )
+from .mock_catalog import PICTURE_FLOOR
 from .ood import ood_features_of_files
 from .run import Run, read_run
 from .splits import sky_cell, sky_vectors
@@ -87,6 +89,7 @@ def score_target(
     found["baselines"] = {name: scores(true, others[name], groups) for name in others}
     found["cnn_minus"] = {name: gain(others[name]) for name in others}
     found |= label_noise(survey, target, groups)
+    if survey.is_mock and target == "metallicity": found["picture_floor"] = PICTURE_FLOOR
     if truth is not None: found["cnn_against_truth"] = bootstrap(rmse, truth, pred, groups=groups)
     slopes = {c: _residual_slope(v, pred - true, groups) for c, v in _covariates(survey).items()}
     return {**found, "residual_slopes": slopes} if slopes else found
@@ -129,7 +132,8 @@ def _target_figures(
     rows = {"cnn": found["cnn"], **found["baselines"]}
     models = new_figure(5.5, 1.2 + 0.45 * len(rows))
     ax = models.subplots()
-    plot_models(ax, {MODEL_NAMES.get(name, name): v["rmse"] for name, v in rows.items()}, found.get("label_noise"))
+    errors = {MODEL_NAMES.get(name, name): v["rmse"] for name, v in rows.items()}
+    plot_models(ax, errors, found.get("label_noise"), found.get("picture_floor"))
     panel_titles(ax, sky, f"{note}, n = {len(true):,}")
     figures = {"density": density_figure(true, pred, target, sky, note),
                "distributions": distribution_figure(true, pred, target, sky, note),
@@ -244,7 +248,7 @@ def _model_rows(arch, found):
             minus = with_interval(found["cnn_minus"][key]["rmse"], sign="+")
         bias = with_interval(v["median_bias"], sign="+")
         yield name, f"{v['rmse']['n']}", with_interval(v["rmse"]), with_interval(v["nmad"]), bias, minus
-    for key, name in (("label_noise", "label noise (floor)"), ("quoted_label_noise", "label error, as quoted")):
+    for key, name in FLOOR_NAMES.items():
         if key in found: yield name, f"{found[key]['n']}", with_interval(found[key]), "", "", ""
 
 # %% ../nbs/32_evaluate.ipynb #867fb15c

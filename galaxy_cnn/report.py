@@ -28,7 +28,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from .baselines import baseline_predictions, cross_validated_baselines
-from .figures import MODEL_NAMES, axis_label
+from .figures import FLOOR_NAMES, MODEL_NAMES, axis_label
 from .files import InputError, atomic_path, read_json
 from .images import read_image
 from .literature import N_LABELS, N_TESTED, PUBLISHED_SCORES, PUBLISHED_SOURCE
@@ -173,9 +173,8 @@ def _headline_html(run, metrics):
 def _model_rows(found, target, own):
     "Yield the network, which goes by the name `own`, the baselines and the noise of the labels"
     rows = {"cnn": found["cnn"]["rmse"], **{k: v["rmse"] for k, v in found["baselines"].items()}}
-    rows |= {k: found[k] for k in ("label_noise", "quoted_label_noise") if k in found}
-    noise = {"label_noise": "noise of the labels (mock)", "quoted_label_noise": "error of the labels, as quoted"}
-    names = MODEL_NAMES | noise | {"cnn": own}
+    rows |= {k: found[k] for k in FLOOR_NAMES if k in found}
+    names = MODEL_NAMES | FLOOR_NAMES | {"cnn": own}
     published = PUBLISHED_SCORES.get(target, {})
     for key, rmse in rows.items():
         yield {"key": key, "name": names.get(key, key), "rmse": rmse, "published": published.get(key),
