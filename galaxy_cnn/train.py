@@ -42,7 +42,10 @@ from galaxy_cnn.run import (
     initial_run, map_slices, read_run,
 )
 from .splits import Split, hash01, same_galaxies, sky_cell, sky_vectors, split_kind
-from .survey import TRUTH, Survey, column_of, columns_in, describe, image_sources, read_survey, validate
+from galaxy_cnn.survey import (
+    NOT_STAR_FORMING, TRUTH, Survey, column_of, columns_in, describe, image_sources, not_star_forming, read_survey,
+    validate,
+)
 from .uncertainty import ErrorModel, Prediction
 
 # %% ../nbs/29_train.ipynb #a20bdd87
@@ -82,6 +85,7 @@ def _load_labelled(
     survey,
     targets,
     drop_bad=False,  # leave bad galaxies out instead of refusing
+    any_class=False,  # take galaxies whatever their `bptclass`
     device="cpu",  # where the pixels go
 ) -> tuple:  # Survey; its pixels from `load_cutouts`, None where they do not fit into memory
     "Galaxies that can be trained on, decoded; `InputError` lists what is wrong"
@@ -90,14 +94,20 @@ def _load_labelled(
     for t in targets: survey.target(t)
     pixels, problems = load_cutouts(survey, device)
     problems = validate(survey, targets, images=pixels is None) + problems
+    if any_class: problems = [p for p in problems if p.kind != NOT_STAR_FORMING]
     if not problems: return survey, pixels
-    if not drop_bad:
-        raise InputError(f"{survey.path} has {len(problems)} problems; {describe(problems)}. "
-                         "Fix them, or leave those galaxies out with --drop-bad.")
+    if not drop_bad: raise InputError(_refusal(survey, problems))
     good = ~survey.catalog["objID"].isin([p.objID for p in problems]).to_numpy()
     if not good.any(): raise InputError(f"{survey.path} has no usable galaxy; {describe(problems)}.")
     if pixels is not None: pixels = pixels[torch.from_numpy(good).to(pixels.device)]
     return survey.select(good), pixels
+
+def _refusal(survey, problems):
+    "Sentences on the faults of a Survey, and what to do about them"
+    others = sum(p.kind == NOT_STAR_FORMING for p in problems)
+    remedy = f", or train on the {others} that are not star-forming as well with --any-class" if others else ""
+    return (f"{survey.path} has {len(problems)} problems; {describe(problems)}. "
+            f"Fix them, or leave those galaxies out with --drop-bad{remedy}.")
 
 # %% ../nbs/29_train.ipynb #27d4ae54
 def picture_hashes(
@@ -362,7 +372,12 @@ def _survey_entry(survey, plan):
              "fingerprint": plan.fingerprint, "n": len(survey) + len(plan.dropped), "mock": survey.is_mock,
              "size": survey.size, "dropped": plan.dropped}
     if "mock_version" in survey.info: entry["mock_version"] = survey.info["mock_version"]
-    return entry
+    others = _count_of_other_class(survey, plan.targets)
+    return {**entry, "not_star_forming": others} if others else entry
+
+def _count_of_other_class(survey, targets):
+    "How many galaxies are not star-forming by their `bptclass`, where that matters"
+    return int(np.any([not_star_forming(survey, t) for t in targets], axis=0).sum())
 
 # %% ../nbs/29_train.ipynb #9ed28a26
 def fit_error_model(
@@ -411,7 +426,8 @@ def train(
     gp: bool | None = None,  # a Gaussian process beside each network; default: with few labels
     recipe: Recipe | None = None,  # instead of the architecture's
     weight=None,  # of each target in the loss; None: all the same
-    drop_bad: bool = False,  # leave out galaxies without a target or a readable cutout, instead of refusing
+    drop_bad: bool = False,  # leave out galaxies without a label or a readable cutout, or not star-forming; else refuse
+    any_class: bool = False,  # take galaxies whatever their `bptclass`; a metallicity is that of star-forming ones
     resume: bool = False,  # go on from the last checkpoint of an interrupted run
     graph: bool = False,  # on a GPU, launch each training step as one CUDA graph; an option until a GPU has measured it
     calibrate: bool = True,  # fit error bars and the out-of-distribution flag at the end
@@ -421,9 +437,8 @@ def train(
     out, say = Path(out), _silent if quiet else print
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     whole = survey if isinstance(survey, Survey) else read_survey(survey)
-    galaxies, pixels = _load_labelled(whole, targets, drop_bad, choose_device(device))
-    plain = init == "auto" and arch == "auto" and size == PRETRAINED_SIZE and not self_attention
-    few = plain and len(galaxies) < FEW_LABELS
+    galaxies, pixels = _load_labelled(whole, targets, drop_bad, any_class, choose_device(device))
+    few = init == arch == "auto" and size == PRETRAINED_SIZE and not self_attention and len(galaxies) < FEW_LABELS
     if few: init, folds, gp = PRETRAINED, folds or FEW_LABELS_FOLDS, gp is None or gp
     start = initial_run("none" if init == "auto" else init)
     together = tuple(map(tuple, same_galaxies(galaxies.catalog, picture_hashes(galaxies, pixels))))
@@ -453,6 +468,10 @@ def _plan_notes(plan, survey, asked, few, unread=None):
     for name in other_catalogs(survey.path):
         yield f"{survey.path} holds {name}, too, which is not read: {catalog_files(survey.path)[0].name} is."
     if few: yield _FEW_LABELS_MESSAGE.format(plan.folds)
+    left_out = survey.catalog["objID"].isin(plan.dropped)
+    for rows, what in ((left_out, "are left out"), (~left_out, "are trained on, and what they have is no metallicity")):
+        others = _count_of_other_class(survey.select(rows), plan.targets)
+        if others: yield f"{others} galaxies are not star-forming by their bptclass: they {what}."
     if asked == "auto" and plan.split_by == "random":
         yield ("The split is random, by objID: the catalog has no coordinates under a name that is known (ra and dec, RA, "
                "DEC, _RAJ2000 and so on), so neighbors on the sky may train and be held out.")
