@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'exit_code', 'main', 'command', 'mock', 'serve', 'download', 'verify', 'pack', 'render', 'train', 'pretrain',
-           'evaluate', 'mzr', 'experiments', 'explain', 'report', 'predict', 'catalog', 'export', 'demo']
+           'recalibrate', 'evaluate', 'mzr', 'experiments', 'explain', 'report', 'predict', 'catalog', 'export', 'demo']
 
 # %% ../nbs/49_cli.ipynb #3308fb2e
 import ast
@@ -139,6 +139,7 @@ _CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "split_by": ("auto", "sky", "random"),
     "figure_format": ("png", "pdf"),
+    "method": ("auto", "nothing", "offset", "line", "fine-tuning"),
 }
 
 def _type(name, described):
@@ -266,6 +267,14 @@ def train(work, survey, out, **options):
 def pretrain(work, out, survey, **options):
     "Pretrain a network on a dozen quantities at once, of a simulated sky or of any Survey."
     typer.echo(work(out, survey, **options).describe())
+
+# %% ../nbs/49_cli.ipynb #ceee3ca0
+@command("recalibrate.recalibrate", "run survey out method seed device drop_bad")
+def recalibrate(work, run, survey, out, **options):
+    "Correct a Run for pictures of another kind (survey, stretch, seeing) by 25 to some hundred labelled galaxies."
+    from galaxy_cnn.uncertainty import ErrorModel
+    done = work(run, survey, out, **options)
+    typer.echo(" ".join([f"{out}: {done.recalibrated}", *ErrorModel.load(out).notes]))
 
 # %% ../nbs/49_cli.ipynb #5d63dc09
 @command("evaluate.evaluate", "run survey tta figure_format")

@@ -36,6 +36,7 @@ from galaxy_cnn.learner import (
 from .loaders import in_memory_dls, load_cutouts, make_dls
 from .models import create_model, head_layer
 from .ood import MAX_REFERENCES, ood_features_of_files
+from .processes import by_the_first, joined, processes
 from galaxy_cnn.run import (
     ARGUMENTS_FILE, CARD_FILE, CHECKPOINT_FILE, PRETRAINED, PRETRAINED_SIZE, RUN_FORMAT, VIEWS_AT_ONCE, Run,
     initial_run, map_slices, read_run,
@@ -68,6 +69,7 @@ class _Plan:
     gp: bool = False  # a Gaussian process beside each network
     weight: tuple | None = None  # of each target in the loss
     together: tuple = ()  # groups of objIDs that are one galaxy
+    processes: int = 1  # that share each batch
 
     def arguments(self):
         "As flat JSON: what a continued run is compared by"
@@ -138,7 +140,7 @@ def make_plan(
         extra = " with self-attention" if start.card["self_attention"] else ""
         raise InputError(f"{start.path} is a {start.card['arch']}{extra}: only that can start from it.")
     if recipe is None and start: recipe = fine_tuning_recipe(arch)
-    recipe = resolve_recipe(arch, n, lr, bs, opt, recipe)
+    recipe = _in_equal_shares(resolve_recipe(arch, n, lr, bs, opt, recipe), bs, processes())
     dropped = set(whole.catalog["objID"].tolist()) - set(survey.catalog["objID"].tolist())
     if start: self_attention = start.card["self_attention"]
     return _Plan(
@@ -146,7 +148,8 @@ def make_plan(
         epochs=epochs or default_epochs(recipe, n, recipe.bs), recipe=recipe,
         precision=choose_precision(precision, kind), seed=seed, device=device, split_by=by, folds=folds,
         fingerprint=whole.fingerprint, dropped=tuple(sorted(dropped)),
-        init=start.card["networks"][0]["sha256"] if start else None, gp=gp, weight=weight, together=together)
+        init=start.card["networks"][0]["sha256"] if start else None, gp=gp, weight=weight, together=together,
+        processes=processes())
 
 # %% ../nbs/29_train.ipynb #8135eb65
 def _check_options(start, *, folds, gp, **numbers):
@@ -160,6 +163,14 @@ def _check_options(start, *, folds, gp, **numbers):
     if gp and not (start and folds):
         raise InputError("A Gaussian process stands beside each network of a cross-validation and reads what "
                          "a pretrained one measures: give `init` and `folds` too.")
+
+def _in_equal_shares(recipe, asked, n):
+    "The recipe with a batch that n processes share evenly, smaller where none was asked for; `InputError` if it cannot be"
+    even = recipe.bs // n * n
+    if even == recipe.bs: return recipe
+    if asked or not even:
+        raise InputError(f"{n} processes cannot share batches of {recipe.bs} evenly: take --bs {max(even, n)}.")
+    return replace(recipe, bs=even)
 
 # %% ../nbs/29_train.ipynb #854369b9
 def _empty_part(split):
@@ -194,6 +205,7 @@ def _check_same_plan(
     plan: _Plan,
 ):
     "`InputError` that names the differences between a run and its continuation"
+    known = {"processes": 1} | known  # Runs of before several could train together
     differences = [f"{k} was {known.get(k)}, now {v}" for k, v in plan.arguments().items() if known.get(k) != v]
     if differences:
         raise InputError(f"{out} was started with other arguments ({'; '.join(differences)}): "
@@ -275,8 +287,7 @@ def _fit_network(survey, pixels, out, plan: _Plan, progress: Progress, tensors=N
     if tensors: restore_learner(learn, progress, tensors)
     learn.fit_one_cycle(plan.epochs, plan.recipe.lr, start_epoch=progress.epoch)
     file = f"models/{k}.safetensors"
-    weights = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
-    with atomic_path(out / file) as tmp: save_file(weights, tmp)
+    by_the_first(_write_weights, model, out / file)
     last = {key: v for key, v in progress.rows[-1].items() if key.startswith("valid_rmse_")}
     progress.networks.append({
         "file": file, "sha256": file_hash(out / file), "image_mean": dls.stats[0], "image_std": dls.stats[1],
@@ -284,6 +295,12 @@ def _fit_network(survey, pixels, out, plan: _Plan, progress: Progress, tensors=N
         "n_train": len(dls.train.dataset), "n_valid": len(dls.valid.dataset), **last})
     progress.network, progress.epoch = k + 1, 0
     progress.optimiser = progress.scaler = None
+
+# %% ../nbs/29_train.ipynb #0fe4c46b
+def _write_weights(model, file):
+    "The weights of a network as safetensors"
+    weights = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
+    with atomic_path(file) as tmp: save_file(weights, tmp)
 
 # %% ../nbs/29_train.ipynb #324eaf2d
 def _fit_gps(survey, pixels, out, plan: _Plan, start, networks) -> dict:
@@ -378,6 +395,7 @@ def fit_error_model(
     elif run.folds: prediction = run.predict(survey)[rows]
     else: prediction = run.predict([survey.image_files[i] for i in rows])
     files = np.array(survey.image_files)[split.seen]
+    if "recalibration" in run.card: files = read_survey(survey.path).image_files  # unlabelled ones say as much
     errors = ErrorModel.fit(run.targets, true, prediction, ood_features_of_files(files, MAX_REFERENCES, seed), seed)
     errors.save(run.path)
     for note in errors.notes: say(note)
@@ -388,6 +406,7 @@ FEW_LABELS = 2000  # galaxies below which `train` starts from the pretrained net
 FEW_LABELS_FOLDS = 5  # the folds that it then uses
 
 # %% ../nbs/29_train.ipynb #4f9100b6
+@joined
 def train(
     survey,  # a Survey or its folder: catalog.parquet or catalog.csv, and images/
     out,  # folder of the Run to make
@@ -428,11 +447,14 @@ def train(
                      precision=precision, seed=seed, device=device, split_by=split_by, folds=folds, opt=opt,
                      self_attention=self_attention, gp=bool(gp), recipe=recipe, weight=weight, together=together)
     for note in _plan_notes(plan, whole, split_by, few, pixels is None and galaxies): say(note)
-    if _prepare_run_folder(out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
+    if by_the_first(_prepare_run_folder, out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
     else: _run_plan(galaxies, pixels, out, plan, start, quiet, say, [CapturedStep(say=say)] if graph else [])
-    run = read_run(out)
-    if calibrate and ErrorModel.load(out) is None: _stopping_well(out)(fit_error_model)(run, galaxies, say=say)
-    return run
+    if calibrate: by_the_first(_calibrate, out, galaxies, say)
+    return read_run(out)
+
+def _calibrate(out, galaxies, say):
+    "Fit the error model of a Run that has none"
+    if ErrorModel.load(out) is None: _stopping_well(out)(fit_error_model)(read_run(out), galaxies, say=say)
 
 # %% ../nbs/29_train.ipynb #7deb7031
 _FEW_LABELS_MESSAGE = (f"Fewer than {FEW_LABELS} galaxies: {{}} networks start from the one pretrained on a mock sky, "
@@ -464,7 +486,7 @@ FASTAI_PREFIX = ":\n\t"  # before it fastai says which callback raised an error,
 
 def _run_plan(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=print, more=()):
     "Train what is left of a plan, and write the card"
-    remove_partial_files(out, out / "models", (out / CHECKPOINT_FILE).parent)
+    by_the_first(remove_partial_files, out, out / "models", (out / CHECKPOINT_FILE).parent)
     progress, tensors = Progress(rows=[], networks=[]), None
     if (out / CHECKPOINT_FILE).is_file(): progress, tensors = load_checkpoint(out / CHECKPOINT_FILE)
     if tensors: say(f"Going on with network {progress.network} after {progress.epoch} of {plan.epochs} epochs.")
@@ -475,8 +497,8 @@ def _run_plan(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=pri
         while progress.network < (plan.folds or 1):
             _fit_network(survey, pixels, out, plan, progress, tensors, start, quiet, more)
             tensors = None
-        gp = _fit_gps(survey, pixels, out, plan, start, progress.networks) if plan.gp else None
-        _write_card(survey, out, plan, progress, gp)
+        gp = plan.gp and by_the_first(_fit_gps, survey, pixels, out, plan, start, progress.networks)
+        by_the_first(_write_card, survey, out, plan, progress, gp or None)
 
 @contextmanager
 def _stopping_well(out):
