@@ -6,6 +6,7 @@ from .catalogs import *
 from .splits import *
 from .metrics import *
 from .survey import *
+from .workers import *
 from .record import *
 from .mock_catalog import *
 from .mock_images import *
