@@ -219,6 +219,7 @@ _RUN_FILES = ("models", "gp.safetensors", "calibration.json", "detector.npz", "m
 def export_folder(
     run,  # a Run or its folder
     folder,  # new folder
+    onnx=None,  # file and report that `export_onnx` has made of this Run; None: made here
 ) -> dict:  # folder, and the report of `export_onnx` or None where a Gaussian process forbids the file
     "Copy a Run with model card, config and ONNX file, for the Hugging Face Hub or a colleague; nothing is uploaded"
     run = run if isinstance(run, Run) else read_run(run)
@@ -228,10 +229,17 @@ def export_folder(
         for name in _RUN_FILES: _copy(run.path / name, tmp / name)
         write_json(tmp / CARD_FILE, _without_paths(run.card))
         write_json(tmp / "config.json", _config(run))
-        report = None if run.gp else export_onnx(run, tmp / "model.onnx")
+        report = None if run.gp else _into_folder(run, tmp / "model.onnx", onnx)
         (tmp / "README.md").write_text(_model_card(run, report), encoding="utf-8")
         (tmp / "predict_onnx.py").write_text(STRANGER, encoding="utf-8")
     return {"folder": str(folder), "onnx": report}
+
+def _into_folder(run, file, made):
+    "The ONNX file, written here or copied from where it was made; its report"
+    if made is None: return export_onnx(run, file)
+    source, report = made
+    shutil.copyfile(source, file)
+    return report
 
 # %% ../nbs/43_export.ipynb #b53217d5
 @contextmanager
@@ -271,7 +279,7 @@ def _config(run):
 def _model_card(run, report):
     "README.md of a shared model: YAML for the Hub, and what a reader must know before the first number"
     sky = "a mock sky" if run.card["survey"]["mock"] else "real galaxies"
-    n = run.card["survey"]["n"]
+    n = run.trained_on["n"]
     head = {
         "license": "apache-2.0", "library_name": "galaxy_cnn", "tags": ["astronomy", "galaxies", "metallicity"],
         "model-index": [{"name": f"{run.card['arch']} for {', '.join(run.targets)}", "results": _results(run, sky)}],
@@ -286,6 +294,7 @@ def _model_card(run, report):
 # Gas-phase metallicity from galaxy pictures
 
 {len(run.card['networks'])} x {run.card['arch']} for {', '.join(run.targets)} [dex], trained with galaxy_cnn on {n} cutouts of {sky}.
+{run.recalibrated}
 
     galaxy-cnn predict . IMAGES --out predictions.parquet
 
@@ -309,7 +318,7 @@ def _errors_in_words(run):
 
 def _results(run, sky):
     "RMSEs in the form that the Hub reads"
-    n = sum(network["n_valid"] for network in run.card["networks"])
+    n = run.card.get("recalibration", {}).get("n") or sum(network["n_valid"] for network in run.card["networks"])
     return [{
         "task": {"type": "image-regression"}, "dataset": {"name": f"{sky}, n = {n}", "type": "galaxies"},
         "metrics": [{"type": "rmse", "name": f"RMSE of {t}", "value": run.card["headline"][f"valid_rmse_{t}"]}],
@@ -323,7 +332,8 @@ def export(
 ) -> dict:  # what was written, by its kind
     "Write a Run for people without this package; raises `InputError` for a Run that the form cannot hold"
     if not (onnx or folder): raise InputError("Nothing to write: give --onnx FILE, --folder FOLDER, or both.")
+    run = run if isinstance(run, Run) else read_run(run)
     done = {}
     if onnx: done["onnx"] = export_onnx(run, onnx)
-    if folder: done["folder"] = export_folder(run, folder)
+    if folder: done["folder"] = export_folder(run, folder, onnx and (onnx, done["onnx"]))
     return done
