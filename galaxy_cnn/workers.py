@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tell', 'work_for_parent', 'call_in_processes']
 
-# %% ../nbs/16_workers.ipynb #df7b7b89
+# %% ../nbs/16_workers.ipynb #2eb77860
 import os
 import pickle
 import queue
@@ -21,7 +21,7 @@ from functools import partial
 
 from .files import Incomplete, InputError
 
-# %% ../nbs/16_workers.ipynb #cf60ac25
+# %% ../nbs/16_workers.ipynb #461a314d
 _listener = None
 
 def tell(
@@ -38,7 +38,7 @@ def _heard_by(listener):
     try: yield
     finally: _listener = before
 
-# %% ../nbs/16_workers.ipynb #6bc87d11
+# %% ../nbs/16_workers.ipynb #43fb599d
 def work_for_parent():
     "Make the calls that come through the standard input until it ends: the whole life of a worker"
     calls, answers = queue.SimpleQueue(), os.fdopen(os.dup(1), "wb")
@@ -61,7 +61,7 @@ def _read_calls(calls):
         while True: calls.put(pickle.load(sys.stdin.buffer))
     except EOFError: os._exit(0)
 
-# %% ../nbs/16_workers.ipynb #b386952a
+# %% ../nbs/16_workers.ipynb #2763be11
 def _portable(error):
     "An exception that can go through a pipe and says the same"
     if isinstance(error, OSError): return OSError(error.errno, error.strerror)  # others may have changed its arguments
@@ -69,13 +69,14 @@ def _portable(error):
     text = "".join(traceback.format_exception(error))
     return RuntimeError(f"A function in another process failed:\n{text}")
 
-# %% ../nbs/16_workers.ipynb #9dc7abab
+# %% ../nbs/16_workers.ipynb #4bd2c286
 def _start_worker():
     "A fresh Python that works for this one"
     code = "from galaxy_cnn.workers import work_for_parent; work_for_parent()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
-                            start_new_session=True)
+    command = [sys.executable, "-W", "ignore", "-c", code]  # libraries have warned once, in this process
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
 def _call(worker, function, arguments, told):
     "What a function returns in a worker; `Incomplete` where the worker is no more"
@@ -95,7 +96,7 @@ def _how_it_ended(code):
     reason = ", as happens when the memory is full" if -code == signal.SIGKILL else ""
     return f"A process that worked for this one was ended by {signal.Signals(-code).name}{reason}."
 
-# %% ../nbs/16_workers.ipynb #e4e9c568
+# %% ../nbs/16_workers.ipynb #d4f89c5a
 def call_in_processes(
     function,  # of a module that can be imported: it goes by name
     calls,  # a tuple of arguments for each call
