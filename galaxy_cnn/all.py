@@ -6,7 +6,6 @@ from .catalogs import *
 from .splits import *
 from .metrics import *
 from .survey import *
-from .workers import *
 from .record import *
 from .mock_catalog import *
 from .mock_images import *
@@ -14,6 +13,7 @@ from .skyserver import *
 from .local_server import *
 from .download import *
 from .verify import *
+from .workers import *
 from .render import *
 from .processes import *
 from .features import *
