@@ -16,6 +16,7 @@ from .download import *
 from .verify import *
 from .render import *
 from .second_sky import *
+from .processes import *
 from .features import *
 from .ood import *
 from .uncertainty import *

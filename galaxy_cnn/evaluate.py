@@ -11,19 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from .baselines import baseline_predictions, cross_validated_baselines
 from .features import measure
 from galaxy_cnn.figures import (
-    MODEL_NAMES, axis_label, density_figure, distribution_figure, gallery_figure, history_figure, new_figure,
-    panel_titles, plot_models, plot_pit, plot_reliability, save_figures, sky_name,
+    FLOOR_NAMES, MODEL_NAMES, PREDICTED, TEXT_BOX, axis_label, density_figure, distribution_figure, gallery_figure,
+    history_figure, new_figure, panel_titles, plot_models, plot_pit, plot_reliability, save_figures, sky_name,
 )
 from .files import InputError, atomic_path, read_json, write_json
 from galaxy_cnn.metrics import (
-    BOOTSTRAP_LEVEL, COMPARED_METRICS, N_BOOT, bootstrap, coverage, label_noise, paired_difference, rmse, scores,
-    with_interval,
+    BOOTSTRAP_LEVEL, COMPARED_METRICS, N_BOOT, binned_medians, bootstrap, coverage, label_noise, paired_difference,
+    rmse, scores, slope, with_interval,
 )
+from .mock_catalog import PICTURE_FLOOR
 from .ood import ood_features_of_files
 from .run import Run, read_run
 from .splits import sky_cell, sky_vectors
@@ -87,8 +89,27 @@ def score_target(
     found["baselines"] = {name: scores(true, others[name], groups) for name in others}
     found["cnn_minus"] = {name: gain(others[name]) for name in others}
     found |= label_noise(survey, target, groups)
+    if survey.is_mock and target == "metallicity": found["picture_floor"] = PICTURE_FLOOR
     if truth is not None: found["cnn_against_truth"] = bootstrap(rmse, truth, pred, groups=groups)
-    return found
+    slopes = {c: _residual_slope(v, pred - true, groups) for c, v in _covariates(survey).items()}
+    return {**found, "residual_slopes": slopes} if slopes else found
+
+# %% ../nbs/32_evaluate.ipynb #5d6a3a0b
+_COVARIATES = {  # catalog column: its name and unit on an axis, and the unit of a residual's slope with it
+    "ebv": ("E(B-V) of the Galaxy's dust [mag]", "dex/mag"),
+    "petroR90_r": ("petroR90_r [arcsec], aperture", "dex/arcsec"),
+    "z": ("redshift", "dex"),
+}
+
+def _covariates(survey):
+    "Columns that an error should not depend on, where enough galaxies have different values of them"
+    known = {c: survey.target(c) for c in _COVARIATES if survey.has(c) and survey.catalog[c].dtype.kind in "fiu"}
+    return {c: v for c, v in known.items() if len(np.unique(v[np.isfinite(v)])) >= 20}
+
+def _residual_slope(values, residual, groups):
+    "Slope of the residual with a covariate, over the galaxies that have one"
+    known = np.isfinite(values)
+    return bootstrap(slope, values[known], residual[known], groups=None if groups is None else groups[known])
 
 # %% ../nbs/32_evaluate.ipynb #ee897546
 def prediction_table(
@@ -104,6 +125,32 @@ def prediction_table(
     first = pd.DataFrame({"image": stems, "objID": survey.catalog["objID"].astype("Int64")})
     return pd.concat([first, predictions, pd.Series(np.asarray(split), name="split"), catalog], axis=1)
 
+# %% ../nbs/32_evaluate.ipynb #2ea79671
+def _residual_figure(
+    covariates,  # column of `_COVARIATES` -> its values [n], NaN where missing
+    residual,  # [n] predicted minus observed
+    slopes,  # column -> {value, lo, hi, n}
+    sky="",  # 'mock sky' or the survey's name
+    note="",  # which galaxies
+) -> Figure:
+    "Predicted minus observed against each covariate: medians of bins with their intervals, and the slope"
+    fig = new_figure(3.6 * len(covariates), 3.2)
+    axes = fig.subplots(1, len(covariates), sharey=True, squeeze=False)[0]
+    for (column, values), ax in zip(covariates.items(), axes):
+        label, unit = _COVARIATES[column]
+        known = np.isfinite(values)
+        bins = binned_medians(values[known], residual[known])
+        arms = [bins["median"] - bins["median_lo"], bins["median_hi"] - bins["median"]]
+        ax.axhline(0, color="0.6", lw=0.8)
+        ax.errorbar(bins["center"], bins["median"], arms, fmt="o--", color=PREDICTED, ms=4, lw=1)
+        text = f"slope {with_interval(slopes[column], 3, '+')}\n{unit}"
+        ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=8, bbox=TEXT_BOX)
+        ax.set(xlabel=label)
+        panel_titles(ax, sky, f"{note}, n = {known.sum():,}")
+    low, high = axes[0].get_ylim()
+    axes[0].set(ylabel="median of predicted - observed [dex]", ylim=(low, high + 0.35 * (high - low)))
+    return fig
+
 # %% ../nbs/32_evaluate.ipynb #b5604135
 def _target_figures(
     survey: Survey,  # the galaxies that are scored
@@ -118,12 +165,16 @@ def _target_figures(
     rows = {"cnn": found["cnn"], **found["baselines"]}
     models = new_figure(5.5, 1.2 + 0.45 * len(rows))
     ax = models.subplots()
-    plot_models(ax, {MODEL_NAMES.get(name, name): v["rmse"] for name, v in rows.items()}, found.get("label_noise"))
+    errors = {MODEL_NAMES.get(name, name): v["rmse"] for name, v in rows.items()}
+    plot_models(ax, errors, found.get("label_noise"), found.get("picture_floor"))
     panel_titles(ax, sky, f"{note}, n = {len(true):,}")
-    return {"density": density_figure(true, pred, target, sky, note),
-            "distributions": distribution_figure(true, pred, target, sky, note),
-            "gallery": gallery_figure(survey.image_files, true, pred, target, sky),
-            "models": models}
+    figures = {"density": density_figure(true, pred, target, sky, note),
+               "distributions": distribution_figure(true, pred, target, sky, note),
+               "gallery": gallery_figure(survey.image_files, true, pred, target, sky),
+               "models": models}
+    slopes = found.get("residual_slopes")
+    if slopes: figures["residuals"] = _residual_figure(_covariates(survey), pred - true, slopes, sky, note)
+    return figures
 
 # %% ../nbs/32_evaluate.ipynb #f77c9eff
 def evaluate(
@@ -230,7 +281,7 @@ def _model_rows(arch, found):
             minus = with_interval(found["cnn_minus"][key]["rmse"], sign="+")
         bias = with_interval(v["median_bias"], sign="+")
         yield name, f"{v['rmse']['n']}", with_interval(v["rmse"]), with_interval(v["nmad"]), bias, minus
-    for key, name in (("label_noise", "label noise (floor)"), ("quoted_label_noise", "label error, as quoted")):
+    for key, name in FLOOR_NAMES.items():
         if key in found: yield name, f"{found[key]['n']}", with_interval(found[key]), "", "", ""
 
 # %% ../nbs/32_evaluate.ipynb #867fb15c
@@ -266,8 +317,7 @@ def calibration_slope(
     pred,  # [..., n]
 ):  # [...]
     "Slope of the truth on the prediction: 1 for a conditional mean, more for predictions that are shrunk too much"
-    away = pred - pred.mean(-1, keepdims=True)
-    return np.sum(away * true, -1) / np.sum(away**2, -1)
+    return slope(pred, true)
 
 # %% ../nbs/32_evaluate.ipynb #65825849
 def recalibrate(

@@ -219,6 +219,7 @@ _RUN_FILES = ("models", "gp.safetensors", "calibration.json", "detector.npz", "m
 def export_folder(
     run,  # a Run or its folder
     folder,  # new folder
+    onnx=None,  # file and report that `export_onnx` has made of this Run; None: made here
 ) -> dict:  # folder, and the report of `export_onnx` or None where a Gaussian process forbids the file
     "Copy a Run with model card, config and ONNX file, for the Hugging Face Hub or a colleague; nothing is uploaded"
     run = run if isinstance(run, Run) else read_run(run)
@@ -228,10 +229,17 @@ def export_folder(
         for name in _RUN_FILES: _copy(run.path / name, tmp / name)
         write_json(tmp / CARD_FILE, _without_paths(run.card))
         write_json(tmp / "config.json", _config(run))
-        report = None if run.gp else export_onnx(run, tmp / "model.onnx")
+        report = None if run.gp else _into_folder(run, tmp / "model.onnx", onnx)
         (tmp / "README.md").write_text(_model_card(run, report), encoding="utf-8")
         (tmp / "predict_onnx.py").write_text(STRANGER, encoding="utf-8")
     return {"folder": str(folder), "onnx": report}
+
+def _into_folder(run, file, made):
+    "The ONNX file, written here or copied from where it was made; its report"
+    if made is None: return export_onnx(run, file)
+    source, report = made
+    shutil.copyfile(source, file)
+    return report
 
 # %% ../nbs/43_export.ipynb #b53217d5
 @contextmanager
@@ -323,7 +331,8 @@ def export(
 ) -> dict:  # what was written, by its kind
     "Write a Run for people without this package; raises `InputError` for a Run that the form cannot hold"
     if not (onnx or folder): raise InputError("Nothing to write: give --onnx FILE, --folder FOLDER, or both.")
+    run = run if isinstance(run, Run) else read_run(run)
     done = {}
     if onnx: done["onnx"] = export_onnx(run, onnx)
-    if folder: done["folder"] = export_folder(run, folder)
+    if folder: done["folder"] = export_folder(run, folder, onnx and (onnx, done["onnx"]))
     return done

@@ -28,7 +28,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from .baselines import baseline_predictions, cross_validated_baselines
-from .figures import MODEL_NAMES, axis_label
+from .figures import FLOOR_NAMES, MODEL_NAMES, axis_label
 from .files import InputError, atomic_path, read_json
 from .images import read_image
 from .literature import N_LABELS, N_TESTED, PUBLISHED_SCORES, PUBLISHED_SOURCE
@@ -173,9 +173,8 @@ def _headline_html(run, metrics):
 def _model_rows(found, target, own):
     "Yield the network, which goes by the name `own`, the baselines and the noise of the labels"
     rows = {"cnn": found["cnn"]["rmse"], **{k: v["rmse"] for k, v in found["baselines"].items()}}
-    rows |= {k: found[k] for k in ("label_noise", "quoted_label_noise") if k in found}
-    noise = {"label_noise": "noise of the labels (mock)", "quoted_label_noise": "error of the labels, as quoted"}
-    names = MODEL_NAMES | noise | {"cnn": own}
+    rows |= {k: found[k] for k in FLOOR_NAMES if k in found}
+    names = MODEL_NAMES | FLOOR_NAMES | {"cnn": own}
     published = PUBLISHED_SCORES.get(target, {})
     for key, rmse in rows.items():
         yield {"key": key, "name": names.get(key, key), "rmse": rmse, "published": published.get(key),
@@ -204,11 +203,11 @@ def _models_html(run, metrics):
 # %% ../nbs/41_report.ipynb #265194c5
 CAPTIONS = {  # of known figures, in the order of the story
     "density": "Predicted against observed. Below: RMSE and NMAD in bins of the observed value, with 95 % intervals.",
-    "distributions": "Residuals and distributions. Left: predicted minus observed; right: the predicted distribution "
-                     "is narrower than the observed one.",
+    "distributions": "Residuals and distributions. Left: predicted minus observed; right: predictions are less spread.",
+    "residuals": "Predicted minus observed by what should not matter: foreground dust, aperture, redshift. "
+                 "Medians of bins with 95 % intervals, and the slope.",
     "models": "RMSE of the network and of models without one. Bars are 95 % intervals.",
-    "gallery": "Galaxies of low, high and any observed value. "
-               "Above each cutout: observed (left) and predicted (right, red).",
+    "gallery": "Galaxies of low, high and any observed value. Above each: observed (left), predicted (right, red).",
     "calibration": "Calibration. Left: coverage of central intervals less the nominal; "
                    "right: where the observation lies in its predicted distribution (PIT).",
     "history": "Training. Loss in units of the target's scatter, and the learning rate, epoch by epoch.",
@@ -522,8 +521,7 @@ def train_command(
     out,  # name of the Run's folder
 ) -> str:
     "The command that trains such a Run"
-    # the recipe for few labels is what `train` does when these are left to it
-    by_default = ("arch", "size", "opt", "init") if card.get("gp") else ()
+    by_default = ("arch", "size", "opt", "init") if card.get("gp") else ()  # `train` itself sets these for few labels
     given = {key: v for key, v in card["arguments"].items() if key not in by_default}
     words = ["galaxy-cnn", "train", card["survey"]["name"], "--out", out]
     for key in ("arch", "epochs", "lr", "bs", "size", "opt", "precision", "split_by", "folds", "seed"):
@@ -533,6 +531,7 @@ def train_command(
     for target in card["targets"]: words += ["--target", target]
     if given.get("self_attention"): words.append("--self-attention")
     if card["survey"]["dropped"]: words.append("--drop-bad")
+    if card["survey"].get("not_star_forming"): words.append("--any-class")
     if not given.get("init"): return shlex.join(words)
     command = shlex.join([*words, "--init", "RUN"])
     return f"{command}  # RUN: the Run whose first network has the SHA-256 {given['init']}"

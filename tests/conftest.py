@@ -34,3 +34,13 @@ def mock_run(mock_survey, tmp_path_factory):
     "A Run of one epoch: it knows nothing, and is whole"
     from galaxy_cnn.train import train
     return train(mock_survey, tmp_path_factory.mktemp("runs") / "run", arch="xresnet_tiny", epochs=1, quiet=True)
+
+
+@pytest.fixture(scope="session")
+def small_run(mock_survey, tmp_path_factory):
+    "A Run of one epoch on crops of 64 px, in single precision: the quickest to answer"
+    from galaxy_cnn.run import read_run
+    from galaxy_cnn.train import train
+    out = tmp_path_factory.mktemp("runs") / "small"
+    train(mock_survey, out, epochs=1, init="none", size=64, precision="fp32", quiet=True)
+    return read_run(out)

@@ -51,3 +51,23 @@ def test_the_package_itself_imports_nothing_heavy(): assert heavy_modules("impor
 def test_help_imports_nothing_heavy(words):
     call = f"from galaxy_cnn.cli import app; app({[*words, '--help']}, standalone_mode=False)"
     assert heavy_modules(call) == []
+
+
+def test_without_the_extra_for_hats_all_else_is_there_and_its_commands_say_what_to_install(tmp_path):
+    for name in ("sky", "hats", "run"): (tmp_path / name).mkdir()
+    (tmp_path / "hats" / "partition_info.csv").write_text("Norder,Npix\n")
+    program = """
+import sys
+for name in ("lsdb", "hats", "dask", "distributed"): sys.modules[name] = None  # an import of it fails
+import galaxy_cnn.all
+from galaxy_cnn.cli import main
+for words in ("catalog sky", "catalog hats", "predict run hats"):
+    sys.argv = ["galaxy-cnn", *words.split(), "--out", "new"]
+    try: main()
+    except SystemExit as e: print(e.code)
+"""
+    options = dict(cwd=tmp_path, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], **options)
+    assert run.stdout.split() == ["2"] * 3, run.stdout + run.stderr
+    assert run.stderr.count("pip install 'galaxy_cnn[scale]'") == 3
+    assert not (tmp_path / "new").exists()

@@ -15,28 +15,21 @@ from galaxy_cnn.files import Incomplete, InputError
 from galaxy_cnn.images import read_images
 from galaxy_cnn.run import Run, read_run
 from galaxy_cnn.survey import image_sources
-from galaxy_cnn.train import train
 from galaxy_cnn.uncertainty import ErrorModel
 
 
 @pytest.fixture(scope="module")
-def run(mock_survey, tmp_path_factory):
-    out = tmp_path_factory.mktemp("run") / "run"
-    return read_run(train(mock_survey, out, epochs=1, init="none", size=64, precision="fp32").path)
-
-
-@pytest.fixture(scope="module")
-def exported(run, tmp_path_factory):
+def exported(small_run, tmp_path_factory):
     "A Run in both forms, made in a process of one thread, where the package's Mish takes its shortcut"
     out = tmp_path_factory.mktemp("export")
     code = "import sys, torch; torch.set_num_threads(1); from galaxy_cnn.export import export; export(*sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", code, run.path, out / "model.onnx", out / "shared"], check=True, timeout=500)
+    subprocess.run([sys.executable, "-c", code, small_run.path, out / "model.onnx", out / "shared"], check=True, timeout=500)
     return out
 
 
-def test_the_file_answers_at_every_batch_size_as_the_run_does(run, exported, mock_survey):
+def test_the_file_answers_at_every_batch_size_as_the_run_does(small_run, exported, mock_survey):
     images = read_images(image_sources(mock_survey)[:40])
-    expected = run.predict(images).to_table(run.targets, ErrorModel.load(run.path))
+    expected = small_run.predict(images).to_table(small_run.targets, ErrorModel.load(small_run.path))
     for n in (1, 3, 40):
         found = onnx_table(exported / "model.onnx", images[:n])
         assert list(found) == [f"metallicity_{part}" for part in ("pred", "sigma", "lo90", "hi90")]
@@ -44,7 +37,7 @@ def test_the_file_answers_at_every_batch_size_as_the_run_does(run, exported, moc
         assert difference["metallicity_pred"] < 5e-6 and difference.max() < 1e-4
 
 
-def test_a_stranger_has_neither_torch_nor_this_package(run, exported, mock_survey, tmp_path):
+def test_a_stranger_has_neither_torch_nor_this_package(small_run, exported, mock_survey, tmp_path):
     forbid = "import sys; sys.modules.update(torch=None, fastai=None, galaxy_cnn=None, pandas=None)\n"
     program = tmp_path / "stranger.py"
     program.write_text(forbid + STRANGER)
@@ -53,28 +46,29 @@ def test_a_stranger_has_neither_torch_nor_this_package(run, exported, mock_surve
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == ["file", *map(str, files)] and len(STRANGER.splitlines()) <= 20
-    assert np.allclose([float(row[1]) for row in rows[1:]], run.predict(read_images(files)).mean[:, 0], atol=2e-4)
+    assert np.allclose([float(row[1]) for row in rows[1:]], small_run.predict(read_images(files)).mean[:, 0], atol=2e-4)
 
 
-def test_the_folder_is_a_run_and_reads_as_a_model_card(run, exported, mock_survey):
+def test_the_folder_is_a_run_and_reads_as_a_model_card(small_run, exported, mock_survey):
     yaml = pytest.importorskip("yaml")
     shared = read_run(exported / "shared")
     images = read_images(image_sources(mock_survey)[:4])
-    assert np.array_equal(shared.predict(images).mean, run.predict(images).mean)
+    assert np.array_equal(shared.predict(images).mean, small_run.predict(images).mean)
     assert ErrorModel.load(shared.path).calibrations.keys() == {"metallicity"}
     head, text = (exported / "shared/README.md").read_text().split("---\n")[1:]
     head = yaml.safe_load(head)
     assert head["license"] == "apache-2.0"
     metric = head["model-index"][0]["results"][0]["metrics"][0]
-    assert metric["value"] == run.card["headline"]["valid_rmse_metallicity"]
+    assert metric["value"] == small_run.card["headline"]["valid_rmse_metallicity"]
     assert "must not be used" in text and "mock sky" in text
     written = "".join(f.read_text() for f in (exported / "shared").glob("*.*") if f.suffix in (".json", ".md", ".py"))
-    assert str(run.path.parent) not in written and str(mock_survey.path.parent) not in written
+    assert str(small_run.path.parent) not in written and str(mock_survey.path.parent) not in written
+    assert (exported / "shared/model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
     config = json.loads((exported / "shared/config.json").read_text())
     assert all((exported / "shared" / file).is_file() for file in config["weights"])
 
 
-def test_a_file_that_answers_otherwise_is_not_written(run, tmp_path, monkeypatch):
+def test_a_file_that_answers_otherwise_is_not_written(small_run, tmp_path, monkeypatch):
     write = export_module._write_onnx
 
     def wrong(predictor, width, file):
@@ -83,19 +77,19 @@ def test_a_file_that_answers_otherwise_is_not_written(run, tmp_path, monkeypatch
 
     monkeypatch.setattr(export_module, "_write_onnx", wrong)
     with pytest.raises(Incomplete, match="was not written: its answers differ from the Run's by 0.0"):
-        export_onnx(run, tmp_path / "model.onnx")
+        export_onnx(small_run, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_written_says_what_to_do(run, exported, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="--onnx FILE, --folder FOLDER"): export(run)
-    with pytest.raises(InputError, match="must end in .onnx"): export(run, onnx=tmp_path / "model")
-    with pytest.raises(InputError, match="name a new folder"): export(run, folder=exported / "shared")
-    with_gp = Run(run.path, {**run.card, "gp": {}})
+def test_what_cannot_be_written_says_what_to_do(small_run, exported, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="--onnx FILE, --folder FOLDER"): export(small_run)
+    with pytest.raises(InputError, match="must end in .onnx"): export(small_run, onnx=tmp_path / "model")
+    with pytest.raises(InputError, match="name a new folder"): export(small_run, folder=exported / "shared")
+    with_gp = Run(small_run.path, {**small_run.card, "gp": {}})
     with_gp.gp = {"share": 0.5}
     with pytest.raises(InputError, match="Gaussian process.*--init none"): export(with_gp, onnx=tmp_path / "m.onnx")
     monkeypatch.setattr(export_module, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'galaxy_cnn\[export\]'"): export(run, onnx=tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"pip install 'galaxy_cnn\[export\]'"): export(small_run, onnx=tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 

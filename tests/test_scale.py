@@ -17,14 +17,7 @@ pytest.importorskip("lsdb", reason="HATS catalogs need pip install 'galaxy_cnn[s
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.run import read_run
 from galaxy_cnn.scale import predict_frame, predict_hats, predict_partition, prediction_fingerprint, survey_to_hats
-from galaxy_cnn.train import train
 from galaxy_cnn.uncertainty import ErrorModel
-
-
-@pytest.fixture(scope="module")
-def run(mock_survey, tmp_path_factory):
-    out = tmp_path_factory.mktemp("run") / "run"
-    return read_run(train(mock_survey, out, epochs=1, init="none", size=64, precision="fp32").path)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +49,9 @@ def test_a_survey_keeps_every_value(mock_survey, hats):
     for file in partitions(hats): assert pq.read_schema(file).names[0] == "_healpix_29"
 
 
-def test_killed_at_random_it_goes_on_and_equals_predict(run, hats, mock_survey, tmp_path):
+def test_killed_at_random_it_goes_on_and_equals_predict(small_run, hats, mock_survey, tmp_path):
     "The whole process group is killed, three times; what was finished is not touched again"
-    out, args = tmp_path / "out", [str(run.path), str(hats)]
+    out, args = tmp_path / "out", [str(small_run.path), str(hats)]
     code = ("import sys\nfrom galaxy_cnn.scale import predict_hats\n"
             "if __name__ == '__main__': print(predict_hats(*sys.argv[1:], workers=1)['computed'])")
     program = tmp_path / "program.py"
@@ -82,22 +75,22 @@ def test_killed_at_random_it_goes_on_and_equals_predict(run, hats, mock_survey, 
             if len(now) < len(partitions(hats)): continue
         process.communicate(timeout=300)
         break
-    last = predict_hats(run.path, hats, out, workers=1)
+    last = predict_hats(small_run.path, hats, out, workers=1)
     assert all(f.stat().st_mtime_ns == t for f, t in finished.items())
     assert last["n"] == len(mock_survey) and last["computed"] <= len(partitions(hats)) - len(finished)
     found, order = table(out), np.argsort(mock_survey.catalog["objID"].to_numpy())
-    expected = run.predict(mock_survey).to_table(run.targets, ErrorModel.load(run.path)).iloc[order].reset_index(drop=True)
+    expected = small_run.predict(mock_survey).to_table(small_run.targets, ErrorModel.load(small_run.path)).iloc[order].reset_index(drop=True)
     assert np.abs(found["metallicity_pred"] - expected["metallicity_pred"]).max() < 1e-6
     assert np.abs(found["metallicity_hi90"] - expected["metallicity_hi90"]).max() < 1e-5
     assert not list(out.rglob(".*")), "leftovers of a killed writer"
 
 
-def test_two_models_are_never_mixed(run, hats, tmp_path):
+def test_two_models_are_never_mixed(small_run, hats, tmp_path):
     out, other = tmp_path / "out", tmp_path / "other"
-    fingerprint = prediction_fingerprint(run.path)
-    assert predict_here(run, hats, out, fingerprint) == len(partitions(hats))
-    assert predict_here(run, hats, out, fingerprint) == 0
-    shutil.copytree(run.path, other)
+    fingerprint = prediction_fingerprint(small_run.path)
+    assert predict_here(small_run, hats, out, fingerprint) == len(partitions(hats))
+    assert predict_here(small_run, hats, out, fingerprint) == 0
+    shutil.copytree(small_run.path, other)
     write_json(other / "calibration.json", {**read_json(other / "calibration.json"), "notes": ["changed"]})
     changed = prediction_fingerprint(other)
     assert changed != fingerprint
@@ -106,59 +99,59 @@ def test_two_models_are_never_mixed(run, hats, tmp_path):
         predict_frame(pd.DataFrame({"image": []}), str(other), fingerprint)
 
 
-def test_a_finished_catalog_of_another_model_is_refused(run, hats, tmp_path):
+def test_a_finished_catalog_of_another_model_is_refused(small_run, hats, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     write_json(out / "galaxy_cnn.json", {"fingerprint": "0" * 64, "catalog": str(hats)})
     with pytest.raises(InputError, match="predictions of another model.*name another folder"):
-        predict_hats(run.path, hats, out)
+        predict_hats(small_run.path, hats, out)
     assert [f.name for f in out.iterdir()] == ["galaxy_cnn.json"]
 
 
-def test_a_changed_partition_is_computed_again(run, hats, tmp_path):
+def test_a_changed_partition_is_computed_again(small_run, hats, tmp_path):
     source, out = tmp_path / "hats", tmp_path / "out"
     shutil.copytree(hats, source)
-    fingerprint = prediction_fingerprint(run.path)
-    predict_here(run, source, out, fingerprint)
+    fingerprint = prediction_fingerprint(small_run.path)
+    predict_here(small_run, source, out, fingerprint)
     file = partitions(source)[0]
     data = pq.read_table(file)
     pq.write_table(data.slice(1), file)
-    assert predict_here(run, source, out, fingerprint) == 1
+    assert predict_here(small_run, source, out, fingerprint) == 1
     assert len(table(out)) == len(table(hats)) - 1
 
 
-def test_a_bad_picture_costs_its_row(run, hats, tmp_path):
+def test_a_bad_picture_costs_its_row(small_run, hats, tmp_path):
     file = tmp_path / "part.parquet"
     data = pd.read_parquet(partitions(hats)[0])
     data.loc[0, "image"] = b"\xff\xd8 not a picture"
     data.loc[1, "image"] = None
     data.to_parquet(file, index=False)
-    found = predict_partition(file, tmp_path / "out.parquet", str(run.path), prediction_fingerprint(run.path), rows=3)
+    found = predict_partition(file, tmp_path / "out.parquet", str(small_run.path), prediction_fingerprint(small_run.path), rows=3)
     assert found == {"n": len(data), "errors": 2, "computed": True}
     answers = pd.read_parquet(tmp_path / "out.parquet")
     assert (answers["objID"] == data["objID"]).all() and answers["metallicity_pred"].isna().sum() == 2
     assert answers["error"][1] == "no picture" and "JPEG" in answers["error"][0] and not answers["error"][2:].any()
 
 
-def test_galaxies_in_a_wrong_cell_are_refused(run, hats, tmp_path):
+def test_galaxies_in_a_wrong_cell_are_refused(small_run, hats, tmp_path):
     data = pd.read_parquet(partitions(hats)[0])
     data.assign(ra=(data["ra"] + 1) % 360).to_parquet(tmp_path / "part.parquet", index=False)
     with pytest.raises(InputError, match="_healpix_29 is not that of their ra and dec"):
-        predict_partition(tmp_path / "part.parquet", tmp_path / "out.parquet", str(run.path), prediction_fingerprint(run.path))
+        predict_partition(tmp_path / "part.parquet", tmp_path / "out.parquet", str(small_run.path), prediction_fingerprint(small_run.path))
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_what_is_left_undone_is_said(run, hats, tmp_path):
+def test_what_is_left_undone_is_said(small_run, hats, tmp_path):
     source = tmp_path / "hats"
     shutil.copytree(hats, source)
     broken = partitions(source)[1]
     broken.write_bytes(broken.read_bytes()[:500])
     with pytest.raises(Incomplete, match=f"1 of {len(partitions(hats))} partitions"):
-        predict_hats(run.path, source, tmp_path / "out", workers=1)
+        predict_hats(small_run.path, source, tmp_path / "out", workers=1)
     assert len(partitions(tmp_path / "out")) == len(partitions(hats)) - 1
     assert not (tmp_path / "out" / "partition_info.csv").exists(), "an unfinished catalog must not look like one"
     shutil.copyfile(partitions(hats)[1], broken)
-    assert predict_hats(run.path, source, tmp_path / "out", workers=1)["computed"] == 1
+    assert predict_hats(small_run.path, source, tmp_path / "out", workers=1)["computed"] == 1
 
 
 def test_without_the_extra_there_is_one_sentence(monkeypatch, mock_survey, tmp_path):
