@@ -6,7 +6,7 @@
 __all__ = ['LEGACY_CAMERA', 'LegacyCameraConfig', 'draw_planes', 'second_seeing', 'viewer_picture', 'PlaneService',
            'LocalLegacyServer', 'serve_as']
 
-# %% ../nbs/18_second_sky.ipynb #09573a66
+# %% ../nbs/18_second_sky.ipynb #b074da6f
 import re
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -25,7 +25,7 @@ from .mock_images import MOCK_CAMERA, StampGrid, expose_image, to_jpeg
 from .providers import has_i_band
 from .survey import Survey
 
-# %% ../nbs/18_second_sky.ipynb #51053988
+# %% ../nbs/18_second_sky.ipynb #32fe5269
 @dataclass(frozen=True)
 class LegacyCameraConfig:
     "Coadded images of DECam; triples are values in (i, r, g)"
@@ -45,7 +45,7 @@ class LegacyCameraConfig:
 
 LEGACY_CAMERA = LegacyCameraConfig()
 
-# %% ../nbs/18_second_sky.ipynb #fd7337de
+# %% ../nbs/18_second_sky.ipynb #70a67326
 _FINER = 2  # times, than SDSS's pixels
 
 class _FineStamp(StampGrid):
@@ -73,7 +73,7 @@ def _without_noise(galaxy, seed, camera):
     planes = expose_image(galaxy | {"seeing_true": seeing[1]}, stamp, rng, quiet)
     return np.array(planes) / SDSS_PIXEL**2, stamp
 
-# %% ../nbs/18_second_sky.ipynb #647d0c60
+# %% ../nbs/18_second_sky.ipynb #54357d1d
 def draw_planes(
     galaxy,  # one row of the catalog of a mock Survey, as a dict
     seed: int,  # of the mock Survey
@@ -109,7 +109,7 @@ def _on_pixels(
     at = np.meshgrid(y, x, indexing="ij")
     return np.stack([map_coordinates(plane, at, order=3, mode="mirror") for plane in planes])
 
-# %% ../nbs/18_second_sky.ipynb #39dced10
+# %% ../nbs/18_second_sky.ipynb #4ca31d5b
 def second_seeing(
     catalog: pd.DataFrame,  # of a mock Survey
     seed: int,  # of the mock Survey
@@ -119,7 +119,7 @@ def second_seeing(
     values = [_seeing(row, seed, camera) for row in catalog[["objID"]].to_dict("records")]
     return pd.DataFrame(values, columns=[f"psf_fwhm_{band}" for band in "irg"], index=catalog.index)
 
-# %% ../nbs/18_second_sky.ipynb #b9dca09d
+# %% ../nbs/18_second_sky.ipynb #88ad7dbc
 def viewer_picture(
     planes,  # [3, H, W] in g, r, i [nanomaggies per native px]
 ) -> np.ndarray:  # uint8 [H, W, 3], north up
@@ -129,7 +129,7 @@ def viewer_picture(
     picture = np.maximum(scaled, 0) * np.arcsinh(20 * mean) / np.sqrt(20) / mean
     return np.uint8(255 * np.clip(picture[:, ::-1], 0, 1)).transpose(1, 2, 0)
 
-# %% ../nbs/18_second_sky.ipynb #3bbb4315
+# %% ../nbs/18_second_sky.ipynb #54cbfb4b
 _LAYERS = "ls-dr10", "ls-dr10-south"
 _LARGEST = 3000  # [px]
 
@@ -182,7 +182,7 @@ def _fits_body(planes, bands, ra, dec, scale, layer):
     fits.PrimaryHDU(planes, header).writeto(buffer)
     return buffer.getvalue()
 
-# %% ../nbs/18_second_sky.ipynb #351a5c7a
+# %% ../nbs/18_second_sky.ipynb #8a6c4bb8
 class LocalLegacyServer(LocalServer):
     "The Legacy Surveys' viewer on the loopback address, over a mock Survey"
     paths = {"cutout": re.compile(r"/viewer/(fits-cutout|cutout\.fits)/?"),
