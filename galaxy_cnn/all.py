@@ -41,3 +41,4 @@ from .predict import *
 from .report import *
 from .export import *
 from .scale import *
+from .recalibrate import *

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'exit_code', 'main', 'command', 'mock', 'serve', 'download', 'verify', 'pack', 'render', 'train', 'pretrain',
-           'evaluate', 'mzr', 'experiments', 'explain', 'report', 'predict', 'catalog', 'export', 'demo']
+           'recalibrate', 'evaluate', 'mzr', 'experiments', 'explain', 'report', 'predict', 'catalog', 'export', 'demo']
 
 # %% ../nbs/49_cli.ipynb #3308fb2e
 import ast
@@ -140,6 +140,7 @@ _CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "split_by": ("auto", "sky", "random"),
     "figure_format": ("png", "pdf"),
+    "method": ("auto", "nothing", "offset", "line", "fine-tuning"),
 }
 
 def _type(name, described):
@@ -270,6 +271,14 @@ def pretrain(work, out, survey, **options):
     "Pretrain a network on a dozen quantities at once, of a simulated sky or of any Survey."
     typer.echo(work(out, survey, **options).describe())
 
+# %% ../nbs/49_cli.ipynb #ceee3ca0
+@command("recalibrate.recalibrate", "run survey out method seed device drop_bad")
+def recalibrate(work, run, survey, out, **options):
+    "Correct a Run for pictures of another kind (survey, stretch, seeing) by 25 to some hundred labelled galaxies."
+    from galaxy_cnn.uncertainty import ErrorModel
+    done = work(run, survey, out, **options)
+    typer.echo(" ".join([f"{out}: {done.recalibrated}", *ErrorModel.load(out).notes]))
+
 # %% ../nbs/49_cli.ipynb #5d63dc09
 @command("evaluate.evaluate", "run survey tta figure_format")
 def evaluate(work, run, survey, **options):
@@ -318,8 +327,9 @@ def predict(work, run, source, out, scheduler, workers, **options):
     an interval that means nothing."""
     if len(source) == 1 and (source[0] / "partition_info.csv").is_file():
         from galaxy_cnn.scale import predict_hats
-        done = predict_hats(run, source[0], out, options["tta"], scheduler, workers)
-        typer.echo(f"{out}: {done['n']} galaxies in {done['partitions']} partitions, {done['computed']} of them computed now.")
+        done = predict_hats(run, source[0], out, options["tta"], scheduler, workers, options["accept_shift"])
+        made = f"{done['n']} galaxies in {done['partitions']} partitions, {done['computed']} of them computed now."
+        typer.echo(" ".join([f"{out}: {made}", *done["notes"]]))
         return
     summary = work(run, source, out, **options)
     typer.echo(" ".join([f"{out}: {summary['n']} galaxies.", *summary["notes"]]))

@@ -395,6 +395,7 @@ def fit_error_model(
     elif run.folds: prediction = run.predict(survey)[rows]
     else: prediction = run.predict([survey.image_files[i] for i in rows])
     files = np.array(survey.image_files)[split.seen]
+    if "recalibration" in run.card: files = read_survey(survey.path).image_files  # unlabelled ones say as much
     errors = ErrorModel.fit(run.targets, true, prediction, ood_features_of_files(files, MAX_REFERENCES, seed), seed)
     errors.save(run.path)
     for note in errors.notes: say(note)
