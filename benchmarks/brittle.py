@@ -23,8 +23,17 @@ from galaxy_cnn.features import measure_images
 from galaxy_cnn.gaussian_process import GP_WEIGHT, GaussianProcess, gp_inputs
 from galaxy_cnn.images import read_images
 from galaxy_cnn.learner import (
-    RECIPES, EpochBar, EpochHistory, EpochSeed, choose_precision, default_epochs, fine_tuning_recipe, make_learner,
-    resolve_recipe, seed_all, target_scale,
+    RECIPES,
+    EpochBar,
+    EpochHistory,
+    EpochSeed,
+    choose_precision,
+    default_epochs,
+    fine_tuning_recipe,
+    make_learner,
+    resolve_recipe,
+    seed_all,
+    target_scale,
 )
 from galaxy_cnn.literature import REDDENING
 from galaxy_cnn.loaders import in_memory_dls
