@@ -28,7 +28,7 @@ from skies import make_sky
 from galaxy_cnn.files import Incomplete, read_json, write_json
 from galaxy_cnn.scale import hats_to_survey, predict_hats, survey_to_hats
 
-TARGETS = "worker", "client", "group"
+ODDS = {"worker": 0.5, "client": 0.25, "group": 0.25}  # of what is killed
 PARTITION_MB = 0.05  # about 30 of the pictures
 PAUSE = 0.1  # [s] in each of reading, predicting, writing
 WORKERS = 2
@@ -104,8 +104,9 @@ def orphans(group):
 
 class Killing:
     "One folder that is made through as many kills as it takes"
-    def __init__(self, job, out, whole, lasts, rng, foreign=None):
-        self.job, self.out, self.whole, self.lasts, self.rng, self.foreign = job, out, whole, lasts, rng, foreign
+    def __init__(self, job, odds, out, whole, lasts, rng, foreign=None):
+        self.job, self.odds, self.out, self.whole = job, odds, out, whole
+        self.lasts, self.rng, self.foreign = lasts, rng, foreign
         self.log = out.with_name(f"{out.name}.log")
         self.log.mkdir()
         self.kills, self.finished, self.planted, self.plants = [], {}, set(), 0
@@ -133,13 +134,13 @@ class Killing:
         self.planted.add(file)
         self.plants += 1
 
-    def go(self, targets, most):
+    def go(self, most):
         "Start or resume; kill, up to so many times, until it is dead; what it printed where it came to its end"
         for file in self.log.glob("*"): file.unlink()
         process = start(*self.job, self.out, log=self.log)
         for _ in range(min(most, 3)):  # a task whose worker dies more than three times is given up by Dask
             wait(process, self.out, self.rng, self.lasts)
-            target = str(self.rng.choice(targets))
+            target = str(self.rng.choice(list(self.odds), p=list(self.odds.values())))
             did = kill(process, target, self.log, self.rng)
             if did is None: break
             self.note(target, did)
@@ -155,12 +156,12 @@ class Killing:
         if not printed: raise RuntimeError(self.out.with_name(f"{self.out.name}.errors").read_text()[-3000:])
         return json.loads(printed.splitlines()[-1])
 
-    def finish(self, targets, most):
+    def finish(self, most):
         "Go on until it is whole; a line of the result"
         done = None
         while done is None or "incomplete" in done:
             found = len(self.finished)
-            done = self.go(targets, max(0, most - len(self.kills)))
+            done = self.go(max(0, most - len(self.kills)))
         whole = sorted(marks(self.out)) == sorted(marks(self.whole))
         self.log.rmdir() if not any(self.log.iterdir()) else shutil.rmtree(self.log)
         return {**done, "found": found, "complete": whole, "wrong": sorted(unlike(self.out, self.whole)),
@@ -191,7 +192,7 @@ def undisturbed(job, out):
     return {"start": min(ends) - begin, "work": max(ends) - min(ends), "files": len(ends)}
 
 
-def through_kills(job, folder, kills, targets, rng, end, foreign=None):
+def through_kills(job, folder, kills, odds, rng, end, foreign=None):
     "Folders made through kills, until there are so many or the time is over"
     folder.mkdir()
     whole, rounds = folder / "whole", []
@@ -199,7 +200,7 @@ def through_kills(job, folder, kills, targets, rng, end, foreign=None):
     while sum(len(r["kills"]) for r in rounds) < kills and time.monotonic() < end:
         out = folder / str(len(rounds))
         left = kills - sum(len(r["kills"]) for r in rounds)
-        rounds.append(Killing(job, out, whole, lasts, rng, foreign).finish(targets, left))
+        rounds.append(Killing(job, odds, out, whole, lasts, rng, foreign).finish(left))
         print(job[0], total(rounds), flush=True)
         shutil.rmtree(out)
     return {"undisturbed": lasts, "total": total(rounds), "rounds": rounds}
@@ -209,7 +210,7 @@ def total(rounds):
     "Sums over the rounds"
     kills = [kill for r in rounds for kill in r["kills"]]
     found = {"kills": len(kills), "rounds": len(rounds), "complete": sum(r["complete"] for r in rounds)}
-    for target in TARGETS: found[f"killed: {target}"] = sum(k["killed"] == target for k in kills)
+    for target in ODDS: found[f"killed: {target}"] = sum(k["killed"] == target for k in kills)
     for word in ("starting", "reading", "predicting", "writing"):
         found[f"while {word}"] = sum(word in k["while"] for k in kills)
     for key in ("wrong", "computed_again"): found[key] = sum(len(line[key]) for line in [*kills, *rounds])
@@ -234,11 +235,11 @@ def main(args):
         survey_to_hats(sky, hats, PARTITION_MB)
         foreign = folder / "foreign"
         undisturbed(("predict", other, hats), foreign)
-        jobs = {"predictions": (("predict", run, hats), kills, TARGETS, foreign),
-                "to_hats": (("to_hats", sky.path), few, TARGETS[-1:], None),
-                "to_survey": (("to_survey", hats), few, TARGETS[-1:], None)}
-        found = {name: through_kills(job, folder / name, n, targets, rng, end, other_files)
-                 for name, (job, n, targets, other_files) in jobs.items()}
+        jobs = {"predictions": (("predict", run, hats), kills, ODDS, foreign),
+                "to_hats": (("to_hats", sky.path), few, {"group": 1}, None),
+                "to_survey": (("to_survey", hats), few, {"group": 1}, None)}
+        found = {name: through_kills(job, folder / name, n, odds, rng, end, other_files)
+                 for name, (job, n, odds, other_files) in jobs.items()}
     what = "SIGKILL at random instants, then resume: predictions over a HATS catalog, from a Survey to one, and back"
     write_results(args.out, found, what, "noise, not galaxies", 600)
     sums = [v["total"] for v in found.values()]
