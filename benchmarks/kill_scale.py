@@ -74,18 +74,17 @@ def wait(process, out, rng, lasts):
 
 def kill(process, target, log, rng):
     "Kill; what the killed workers were doing, None where there was nothing to kill"
-    did = {f.stem: f.read_text() for f in log.glob("*.doing")}
     try:
-        if target == "worker":
-            worker = rng.choice(workers_of(process))
-            worker.kill()
-            return [did.get(str(worker.pid), "starting")]
-        if process.poll() is not None: return None
-        if target == "client": process.kill()
+        workers = workers_of(process)
+        if target == "worker": workers = [rng.choice(workers)]
+        files = [log / f"{worker.pid}.doing" for worker in workers]
+        did = [f.read_text() if f.exists() else "starting" for f in files]
+        if target == "worker": workers[0].kill()
+        elif target == "client": process.kill()
         else: os.killpg(process.pid, signal.SIGKILL)
     except (ValueError, psutil.NoSuchProcess, ProcessLookupError): return None  # no worker yet, or no longer
-    process.wait()
-    return sorted(did.values()) or ["starting"]
+    if target != "worker": process.wait()
+    return sorted(did) or ["starting"]
 
 
 def orphans(group):
@@ -163,7 +162,7 @@ class Killing:
             found = len(self.finished)
             done = self.go(max(0, most - len(self.kills)))
         whole = sorted(marks(self.out)) == sorted(marks(self.whole))
-        self.log.rmdir() if not any(self.log.iterdir()) else shutil.rmtree(self.log)
+        shutil.rmtree(self.log)
         return {**done, "found": found, "complete": whole, "wrong": sorted(unlike(self.out, self.whole)),
                 "computed_again": self.touched(), "leftovers": sum(1 for _ in self.out.rglob(".*-*")),
                 "planted": self.plants, "kills": self.kills}
