@@ -65,10 +65,10 @@ def trained_run(work, calibrate=True):
     return train(make_mock(work / "part0", n=5000, seed=201), out, calibrate=calibrate, **options)
 
 
-def hats_of(work, survey, mb=PARTITION_MB):
-    "The HATS catalog of a Survey or a part of it"
+def hats_of(work, survey):
+    "The HATS catalog of a Survey or a part of it, of about as many partitions"
     out = work / f"hats{len(survey)}"
-    survey_to_hats(survey, out, mb)
+    survey_to_hats(survey, out, PARTITION_MB * len(survey) / FULL)
     return out
 
 
@@ -174,7 +174,7 @@ def child_loop(run, catalog, out, part, parts, stubbed):
         pd.concat([table.drop_columns(["image"]).to_pandas(), answers], axis=1).to_parquet(out / f"{part}-{i}.parquet")
 
 
-def child_to_hats(survey, out): return survey_to_hats(survey, out, PARTITION_MB)
+def child_to_hats(survey, out): return survey_to_hats(survey, out, PARTITION_MB / 10)
 
 
 def child_to_survey(catalog, out): return {"n": len(hats_to_survey(catalog, out))}
@@ -209,7 +209,7 @@ def compared(work, sky, n, tta):
     "Predictions of the first n galaxies by `predict`, and of their HATS catalog by two workers"
     run, sky = trained_run(work), sky.select(np.arange(len(sky)) < n)
     out, plain = work / f"answers{n}", work / f"answers{n}.parquet"
-    catalog = hats_of(work, sky, PARTITION_MB * n / FULL)
+    catalog = hats_of(work, sky)
     shutil.rmtree(out, ignore_errors=True)
     done = predict_hats(run.path, catalog, out, tta=tta, workers=2)
     predict(run, sky.image_files, plain, tta=tta, accept_shift=True)
