@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import experiments
+import mock_learning_curve
 import real_sample
 import speed
 from harness import RESULTS, option_parser, real_folder, save_figure
@@ -29,6 +30,8 @@ def from_numbers():
     save_figure(RESULTS / "benchmarks.png", speed.figure(read_json(RESULTS / "benchmarks.json")))
     rows = read_json(RESULTS / "learning_curve.json")["rows"]
     save_figures(RESULTS, {"learning_curve": real_sample.curve_figure(rows)})
+    curve = read_json(RESULTS / "mock_learning_curve.json")
+    save_figures(RESULTS, {"mock_learning_curve": mock_learning_curve.figure(curve)})
 
 
 def from_predictions(real):

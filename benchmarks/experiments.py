@@ -3,11 +3,12 @@
     GALAXY_CNN_REAL=FOLDER python benchmarks/experiments.py [--sky mock real] [--survey data/experiments] [--n 5000]
                                                             [--folder runs/experiments] [--workers N]
 
-Writes results/experiments_*.json, their figures and the table beside the paper. The mock sky is drawn where it is not
-there yet. Without GALAXY_CNN_REAL (a folder with sdss_sample/, sdss_spirals/ and facts/) there is the mock only, and
-the paper's own predictions are not drawn beside ours. A killed run goes on with the same command. Ends with exit code 1
-where an ordering that physics demands is violated, after everything has been written. --n, --steps and --folds are for
-trying it out.
+Writes results/experiments_*.json, their figures and the table beside the paper. With --only, the other experiments
+stay in those files as they are; each carries its own settings. The mock sky is drawn where it is not there yet.
+Without GALAXY_CNN_REAL (a folder with sdss_sample/, sdss_spirals/ and facts/) there is the mock only, and the paper's
+own predictions are not drawn beside ours. A killed run goes on with the same command. Ends with exit code 1 where an
+ordering that physics demands is violated, after everything has been written. --n, --steps and --folds are for trying
+it out.
 """
 import os
 import sys
@@ -49,21 +50,30 @@ def sky_of_neighbors(survey):
     return {"sky": "mock" if survey.is_mock else "real", "survey": survey.name, **found}
 
 
+def merged(file, results):
+    "Results of some experiments beside those of the others that a file holds, in the suite's order"
+    known = read_json(file)["experiments"] if file.is_file() else {}
+    both = known | results
+    return {name: both[name] for name in EXPERIMENTS if name in both}
+
+
 def one_sky(survey, kind, args, paper, neighbors):
     "Run the suite on one Survey and write its results; returns the violations"
     folder, began = args.folder / kind, time.perf_counter()
     kept = len(list((folder / "networks").glob("*.parquet")))
     options = args.only, args.n, args.steps, args.seed, args.folds
-    results = experiments(survey, folder, *options, workers=args.workers)
-    found = {"survey": survey.name, "cores": os.cpu_count(), "workers": args.workers,
+    measured = experiments(survey, folder, *options, workers=args.workers)
+    file = args.results / f"experiments_{kind}.json"
+    results = merged(file, measured) if args.only else measured
+    found = {"survey": survey.name, "cores": os.cpu_count(), "workers": args.workers, "measured": list(measured),
              "seconds": round(time.perf_counter() - began), "networks_kept_from_before": kept,
-             "networks_trained": sum(r["networks_trained"] for r in results.values()),
+             "networks_trained": sum(r["networks_trained"] for r in measured.values()),
              "orderings": orderings(results), "violations": check_orderings(results), "paper_predictions": paper,
              "sky_of_neighbors": neighbors, "experiments": results}
-    what = "galaxy-cnn experiments, 12 + log(O/H) [dex]; intervals: 95 % bootstrap"
-    write_results(args.results / f"experiments_{kind}.json", found, what, kind)
+    what = "galaxy-cnn experiments, 12 + log(O/H) [dex]; intervals: 95 % bootstrap, of the leak Student's over repeats"
+    write_results(file, found, what, kind)
     draw(found, kind, args.results)
-    print(format_experiments(results))
+    print(format_experiments(measured))
     return found["violations"]
 
 

@@ -14,6 +14,7 @@ from .local_server import *
 from .download import *
 from .verify import *
 from .render import *
+from .processes import *
 from .features import *
 from .ood import *
 from .uncertainty import *
@@ -38,3 +39,4 @@ from .predict import *
 from .report import *
 from .export import *
 from .scale import *
+from .recalibrate import *

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from .files import InputError, atomic_path
 from .learner import WeightAverage
+from .processes import rank
 from .run import CHECKPOINT_FILE, HISTORY_FILE
 
 # %% ../nbs/28_checkpoint.ipynb #0582d07d
@@ -151,5 +152,6 @@ class Checkpoint(Callback):
         self.progress.epoch = self.epoch + 1
         self.progress.seconds += time.perf_counter() - self.clock
         self.clock = time.perf_counter()
+        if rank(): return  # of processes that train together the first writes
         save_checkpoint(self.out / CHECKPOINT_FILE, self.learn, self.progress)
         write_history(self.out, self.progress.rows)

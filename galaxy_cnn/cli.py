@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'exit_code', 'main', 'command', 'mock', 'serve', 'download', 'verify', 'pack', 'render', 'train', 'pretrain',
-           'evaluate', 'mzr', 'experiments', 'explain', 'report', 'predict', 'catalog', 'export', 'demo']
+           'recalibrate', 'evaluate', 'mzr', 'experiments', 'explain', 'report', 'predict', 'catalog', 'export', 'demo']
 
 # %% ../nbs/49_cli.ipynb #3308fb2e
 import ast
@@ -139,6 +139,7 @@ _CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "split_by": ("auto", "sky", "random"),
     "figure_format": ("png", "pdf"),
+    "method": ("auto", "nothing", "offset", "line", "fine-tuning"),
 }
 
 def _type(name, described):
@@ -253,19 +254,27 @@ def render(work, source, out, **options):
 
 # %% ../nbs/49_cli.ipynb #6807af0f
 @command("train.train", "survey out arch epochs lr bs size targets self_attention opt precision split_by folds seed "
-         "device init resume drop_bad graph",
+         "device init resume drop_bad any_class graph",
          epochs={"min": 1}, bs={"min": 1}, size={"min": 32}, folds={"min": 2}, targets={"name": "target"})
 def train(work, survey, out, **options):
     "Train a network on a Survey: one-cycle schedule, mixed precision, a checkpoint every epoch."
     typer.echo(work(survey, out, **options).describe())
 
 # %% ../nbs/49_cli.ipynb #f7376806
-@command("train.pretrain", "out survey n arch epochs precision seed device workers resume drop_bad", passed_on="train.train",
-         n={"min": 1000}, workers={"min": 1}, epochs={"min": 1, "help": (
+@command("train.pretrain", "out survey n arch epochs precision seed device workers resume drop_bad any_class",
+         passed_on="train.train", n={"min": 1000}, workers={"min": 1}, epochs={"min": 1, "help": (
              "Passes over the training galaxies; default: what makes 6000 steps for xresnet_tiny, between 4 and 40.")})
 def pretrain(work, out, survey, **options):
     "Pretrain a network on a dozen quantities at once, of a simulated sky or of any Survey."
     typer.echo(work(out, survey, **options).describe())
+
+# %% ../nbs/49_cli.ipynb #ceee3ca0
+@command("recalibrate.recalibrate", "run survey out method seed device drop_bad")
+def recalibrate(work, run, survey, out, **options):
+    "Correct a Run for pictures of another kind (survey, stretch, seeing) by 25 to some hundred labelled galaxies."
+    from galaxy_cnn.uncertainty import ErrorModel
+    done = work(run, survey, out, **options)
+    typer.echo(" ".join([f"{out}: {done.recalibrated}", *ErrorModel.load(out).notes]))
 
 # %% ../nbs/49_cli.ipynb #5d63dc09
 @command("evaluate.evaluate", "run survey tta figure_format")
@@ -310,7 +319,9 @@ def report(work, run, survey, out):
 @command("predict.predict", "run source out tta bs accept_shift scheduler workers", passed_on="scale.predict_hats",
          bs={"min": 1}, workers={"min": 1})
 def predict(work, run, source, out, scheduler, workers, **options):
-    "Predict for any images, labelled or not: a folder, a list, a Survey, or a HATS catalog, which gives a HATS catalog."
+    """Predict for any images, labelled or not: a folder, a list, a Survey, or a HATS catalog, which gives a HATS catalog.
+    For star-forming galaxies only: one without young stars has no such metallicity, and gets a number all the same, with
+    an interval that means nothing."""
     if len(source) == 1 and (source[0] / "partition_info.csv").is_file():
         from galaxy_cnn.scale import predict_hats
         done = predict_hats(run, source[0], out, options["tta"], scheduler, workers)

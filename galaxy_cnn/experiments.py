@@ -27,7 +27,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from .ablations import ABLATIONS, RESOLUTIONS
-from .figures import PREDICTED, new_figure, panel_titles, plot_rows, save_figures, sky_name
+from galaxy_cnn.figures import (
+    PICTURE_FLOOR_STYLE, PREDICTED, new_figure, panel_titles, plot_rows, save_figures, sky_name,
+)
 from .files import Incomplete, InputError, read_json, write_json
 from .lab import NetworkSpec, Study, make_study, networks_of_all_parts
 from .learner import choose_device
@@ -260,8 +262,6 @@ def _panels_of(result):
     return [*panels, _Panel("difference [dex]", differences)]
 
 # %% ../nbs/37_experiments.ipynb #d5659d20
-_PICTURE_FLOOR_STYLE = dict(color="tab:green", lw=1.2, ls=(0, (5, 2)), label="best regression of what pictures are drawn from")
-
 def _sky_title(result): return "mock sky" if result["sky"] == "mock" else result["survey"]
 
 def _shared_legend(fig, **options):
@@ -280,7 +280,7 @@ def rows_figure(
     for ax, panel in zip(axes, panels):
         kind = panel.label.split()[0]
         plot_rows(ax, panel.entries, panel.floor, 4 if kind == "difference" else 3)
-        if panel.picture_floor: ax.axvline(panel.picture_floor["value"], **_PICTURE_FLOOR_STYLE)
+        if panel.picture_floor: ax.axvline(panel.picture_floor["value"], **PICTURE_FLOOR_STYLE)
         ax.set_xlabel(panel.label)
         if kind in ("correlation", "difference"): ax.axvline(0, color="0.4", lw=1, ls="--")
     _, first, _ = panels[0].entries[0]
@@ -315,7 +315,7 @@ def _plot_resolution(ax, result, metric, paper):
     floor = result.get("label_noise")
     if floor and metric == "rmse": ax.axhspan(floor["lo"], floor["hi"], color="0.85", lw=0, label="label noise")
     if metric == "rmse" and "picture_floor" in result:
-        ax.axhline(result["picture_floor"]["value"], **_PICTURE_FLOOR_STYLE)
+        ax.axhline(result["picture_floor"]["value"], **PICTURE_FLOOR_STYLE)
     ax.set_xscale("log", base=2)
     ax.set(xticks=RESOLUTIONS, xticklabels=RESOLUTIONS, xlabel="width of the picture [px]", ylim=(0, None))
 

@@ -29,7 +29,10 @@ from tqdm import tqdm
 
 from .files import Incomplete, InputError
 from .loaders import MIN_STEPS, InMemoryLoader, default_batch_size
-from .models import ARCHS, FaithfulLoss, MeanAndSigma, ScaledRMSE, TINY_ZOOM, head_layer, match_targets
+from galaxy_cnn.models import (
+    ARCHS, TINY_ZOOM, DataParallel, FaithfulLoss, MeanAndSigma, ScaledRMSE, head_layer, match_targets,
+)
+from .processes import of_all, processes, rank
 
 # %% ../nbs/25_learner.ipynb #e722afa0
 def _rectification(
@@ -199,7 +202,9 @@ class EpochSeed(Callback):
     "Seed every generator at the start of each epoch, the training loader's own too"
     order = -50
     def __init__(self, seed, network=0): self.seed, self.network = seed, network
-    def before_epoch(self): self.dls.train.rng = random.Random(seed_all(self.seed, self.network, self.epoch))
+    def before_epoch(self):
+        self.dls.train.rng = random.Random(seed_all(self.seed, self.network, self.epoch))
+        if rank(): seed_all(self.seed, self.network, self.epoch, rank())  # one order for all, turns of one's own
 
 # %% ../nbs/25_learner.ipynb #ef70c7a7
 class WeightAverage(Callback):
@@ -274,7 +279,9 @@ class EpochHistory(Callback):
                              "train anew with a lower learning rate, or with precision fp32.")
 
     def after_validate(self):
-        rmse = (torch.stack(self.squares).cpu().double().sum(0) / self.n).sqrt()
+        own = torch.stack(self.squares).cpu().double().sum(0) if self.squares else 0.0
+        squares, n = (sum(parts) for parts in zip(*of_all((own, self.n))))
+        rmse = (squares / n).sqrt()
         scale, weight = self.learn.loss_func.scale.cpu(), self.learn.loss_func.weight.cpu()
         self.rows.append({
             "network": self.network,
@@ -435,6 +442,7 @@ def make_learner(
     _check_optimizer(recipe.opt)
     mixed = {"fp32": [], "bf16": [Bfloat16()], "fp16": [MixedPrecision()]}[precision]
     average = [WeightAverage(recipe.ema)] if recipe.ema else []
+    together = [DataParallel()] if processes() > 1 else []
     loss = FaithfulLoss if isinstance(head_layer(model), MeanAndSigma) else ScaledRMSE
     learn = Learner(
         dls,
@@ -443,7 +451,7 @@ def make_learner(
         opt_func=OPTIMIZERS[recipe.opt],
         lr=recipe.lr,
         wd=recipe.wd,
-        cbs=[_PlainTensors(), *mixed, *average, *cbs],
+        cbs=[_PlainTensors(), *mixed, *average, *together, *cbs],
     )
     learn.remove_cbs(ProgressCallback)
     learn.recorder.smooth_loss = _SmoothLoss()
@@ -504,6 +512,7 @@ def _why_plain(
     "Reason why a training step cannot be captured"
     loader = learn.dls.train
     if torch.device(learn.dls.device).type != device: return "the network does not train on a CUDA GPU"
+    if processes() > 1: return "several processes train together"
     if not isinstance(loader, InMemoryLoader) or loader.dataset.pixels.device.type != device:
         return "the cutouts do not lie on the GPU"
     if not loader.drop_last: return "the last batch may be smaller than the others"

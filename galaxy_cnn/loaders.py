@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MIN_STEPS', 'channel_statistics', 'image_statistics', 'CutoutImage', 'TargetSetup', 'pad_size', 'galaxy_block',
            'loader_table', 'default_batch_size', 'make_dls', 'free_memory', 'load_cutouts', 'center_crop_or_pad',
-           'dihedral', 'crop_each', 'random_crops', 'crop_and_normalize', 'CutoutDataset', 'InMemoryLoader',
-           'in_memory_dls']
+           'dihedral', 'crop_each', 'random_crops', 'crop_and_normalize', 'CutoutDataset', 'own_parts',
+           'InMemoryLoader', 'in_memory_dls']
 
 # %% ../nbs/23_loaders.ipynb #552f233a
 import random
@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from .files import InputError
 from .images import DECODERS, read_pixels, map_files, read_image, read_images
+from .processes import processes, rank
 from .survey import image_sources, try_image
 
 # %% ../nbs/23_loaders.ipynb #3004ba7a
@@ -352,6 +353,14 @@ class CutoutDataset:
     def __getitem__(self, i): return self.pixels[self.rows[i]], self.y[self.rows[i]]
     def new_empty(self): return CutoutDataset(self.pixels[:0].clone(), self.y[:0].clone(), self.rows[:0].clone())
 
+# %% ../nbs/23_loaders.ipynb #5ab9285d
+def own_parts(
+    batches,  # of tensors [..., B]
+) -> list:  # of tensors [..., B / processes]; a part of a small batch may be empty, and is left out
+    "The part of each batch that is this process', of those that train together"
+    parts = (batch.tensor_split(processes(), -1)[rank()] for batch in batches)
+    return [part for part in parts if part.shape[-1]]
+
 # %% ../nbs/23_loaders.ipynb #09c65ae6
 class InMemoryLoader(DataLoader):
     "Batches out of `CutoutDataset` by indexing: cropped, turned and normalized on the device"
@@ -379,10 +388,10 @@ class InMemoryLoader(DataLoader):
         order = self.dataset.rows
         if self.shuffle: order = order[torch.randperm(len(order), generator=generator).to(order.device)]
         rows = order.split(self.bs)[:len(self)]
-        if not self.augment: return rows, [None] * len(rows)
+        if not self.augment: return own_parts(rows), [None] * len(rows)
         room = pad_size(self.size) - self.size
         drawn = torch.cat([_draw_shifts_and_symmetries(len(part), room, self.rng) for part in rows], 1)
-        return rows, drawn.to(self.device).split(self.bs, 1)
+        return own_parts(rows), own_parts(drawn.to(self.device).split(self.bs, 1))
 
     def batch(self, rows, drawn=None):
         "Images [B, 3, size, size], normalized, and targets of some rows of the pixels"

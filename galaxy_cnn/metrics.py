@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METRICS', 'COMPARED_METRICS', 'N_BOOT', 'BOOTSTRAP_LEVEL', 'BIN_MIN', 'rmse', 'nmad', 'outlier_fraction',
            'median_bias', 'r2', 'pearson', 'spearman', 'resamples', 'bootstrap', 'with_interval', 'scores',
-           'paired_difference', 'binned_errors', 'label_noise', 'conformal_quantile', 'coverage',
-           'calibration_widening', 'coverage_by', 'bins_outside', 'interval_score', 'sharpness']
+           'paired_difference', 'binned_errors', 'slope', 'binned_medians', 'label_noise', 'conformal_quantile',
+           'coverage', 'calibration_widening', 'coverage_by', 'bins_outside', 'interval_score', 'sharpness']
 
 # %% ../nbs/06_metrics.ipynb #af19922a
 import numpy as np
@@ -216,6 +216,39 @@ def binned_errors(
         rows.append(place | _error_columns(true[inside], pred[inside]))
     return pd.DataFrame(rows)
 
+# %% ../nbs/06_metrics.ipynb #e8c7e1a2
+def slope(
+    x,  # [..., n]
+    y,  # [..., n]
+):  # [...] units of y per unit of x
+    "Slope of the least-squares line of `y` on `x`"
+    away = x - x.mean(-1, keepdims=True)
+    return np.sum(away * y, -1) / np.sum(away**2, -1)
+
+# %% ../nbs/06_metrics.ipynb #4fe4977a
+def binned_medians(
+    by,  # [n] finite
+    values,  # [n]
+    most=8,  # bins
+    min_n=25,  # galaxies in a bin
+) -> pd.DataFrame:  # center, n, median, median_lo, median_hi
+    "Medians with their intervals in bins of equally many galaxies"
+    edges = _bin_edges(by, min_n, most)
+    bins = np.searchsorted(edges[1:-1], by, "right")
+    rows = []
+    for part in np.unique(bins):
+        inside = bins == part
+        found = bootstrap(lambda v: np.median(v, -1), values[inside], n_boot=300)
+        ends = {f"median_{end}": found[end] for end in ("lo", "hi")}
+        rows.append({"center": np.median(by[inside]), "n": int(inside.sum()), "median": found["value"], **ends})
+    return pd.DataFrame(rows)
+
+def _bin_edges(values, min_n, most=10):
+    "Edges of up to `most` bins that hold equally many values, at least `min_n` each"
+    if not len(values): return []
+    n_bins = max(1, min(most, len(values) // min_n))
+    return np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
+
 # %% ../nbs/06_metrics.ipynb #ecfe8f4f
 def label_noise(
     survey,  # the `Survey` of the galaxies that are scored
@@ -266,12 +299,6 @@ def coverage(
     return {"value": inside / n, "lo": lowest, "hi": highest, "n": n}
 
 # %% ../nbs/06_metrics.ipynb #93f4b1b7
-def _bin_edges(values, min_n, most=10):
-    "Edges of up to `most` bins that hold equally many values, at least `min_n` each"
-    if not len(values): return []
-    n_bins = max(1, min(most, len(values) // min_n))
-    return np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
-
 def _bin_coverage(in_bin, true, intervals, widening):
     "Coverage of one bin, how far it may be from the level, and whether it is that close, per level"
     row = {}

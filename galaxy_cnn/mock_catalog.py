@@ -542,4 +542,4 @@ def draw_catalog(
 
 # %% ../nbs/10_mock_catalog.ipynb #10f100a0
 # [dex] RMSE against the labels of the best regression of noise-free properties: results/mock_floor.json
-PICTURE_FLOOR = {"value": 0.0865, "lo": 0.0849, "hi": 0.0882}
+PICTURE_FLOOR = {"value": 0.0865, "lo": 0.0849, "hi": 0.0882, "n": 12_000}

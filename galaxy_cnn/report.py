@@ -28,7 +28,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from .baselines import baseline_predictions, cross_validated_baselines
-from .figures import MODEL_NAMES, axis_label
+from .figures import FLOOR_NAMES, MODEL_NAMES, axis_label
 from .files import InputError, atomic_path, read_json
 from .images import read_image
 from .literature import N_LABELS, N_TESTED, PUBLISHED_SCORES, PUBLISHED_SOURCE
@@ -128,12 +128,12 @@ def training_sentence(
     labels = " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
     galaxies = "simulated galaxies (mock sky)" if metrics["sky"] == "mock" else "real galaxies"
     what = " and the ".join(_WORDS.get(t, t) for t in run.targets)
-    unseen = "each predicted by the network that has not seen it" if run.folds else "which the training has not seen"
+    unseen = "each predicted without its own label" if run.folds else "which the training has not seen"
     return (
-        f"{_who(card)} trained for {trained} on {labels} {galaxies} of the Survey “{card['survey']['name']}” to read "
+        f"{_who(card)} trained for {trained} on {labels} {galaxies} of the Survey “{run.trained_on['name']}” to read "
         f"the {what} from pictures of {run.size} × {run.size} pixels in g, r and i. "
         f"That took {duration(card['wall_seconds'])} on {card['device']} ({card['precision']}). "
-        f"What follows is measured on {metrics['n']:,} {metrics['split']} galaxies, {unseen}.")
+        f"What follows is measured on {metrics['n']:,} {metrics['split']} galaxies, {unseen}. {run.recalibrated}").rstrip()
 
 # %% ../nbs/41_report.ipynb #0d1d49e2
 def _best_baseline(found):
@@ -173,9 +173,8 @@ def _headline_html(run, metrics):
 def _model_rows(found, target, own):
     "Yield the network, which goes by the name `own`, the baselines and the noise of the labels"
     rows = {"cnn": found["cnn"]["rmse"], **{k: v["rmse"] for k, v in found["baselines"].items()}}
-    rows |= {k: found[k] for k in ("label_noise", "quoted_label_noise") if k in found}
-    noise = {"label_noise": "noise of the labels (mock)", "quoted_label_noise": "error of the labels, as quoted"}
-    names = MODEL_NAMES | noise | {"cnn": own}
+    rows |= {k: found[k] for k in FLOOR_NAMES if k in found}
+    names = MODEL_NAMES | FLOOR_NAMES | {"cnn": own}
     published = PUBLISHED_SCORES.get(target, {})
     for key, rmse in rows.items():
         yield {"key": key, "name": names.get(key, key), "rmse": rmse, "published": published.get(key),
@@ -204,11 +203,11 @@ def _models_html(run, metrics):
 # %% ../nbs/41_report.ipynb #265194c5
 CAPTIONS = {  # of known figures, in the order of the story
     "density": "Predicted against observed. Below: RMSE and NMAD in bins of the observed value, with 95 % intervals.",
-    "distributions": "Residuals and distributions. Left: predicted minus observed; right: the predicted distribution "
-                     "is narrower than the observed one.",
+    "distributions": "Residuals and distributions. Left: predicted minus observed; right: predictions are less spread.",
+    "residuals": "Predicted minus observed by what should not matter: foreground dust, aperture, redshift. "
+                 "Medians of bins with 95 % intervals, and the slope.",
     "models": "RMSE of the network and of models without one. Bars are 95 % intervals.",
-    "gallery": "Galaxies of low, high and any observed value. "
-               "Above each cutout: observed (left) and predicted (right, red).",
+    "gallery": "Galaxies of low, high and any observed value. Above each: observed (left), predicted (right, red).",
     "calibration": "Calibration. Left: coverage of central intervals less the nominal; "
                    "right: where the observation lies in its predicted distribution (PIT).",
     "history": "Training. Loss in units of the target's scatter, and the learning rate, epoch by epoch.",
@@ -522,8 +521,8 @@ def train_command(
     out,  # name of the Run's folder
 ) -> str:
     "The command that trains such a Run"
-    # the recipe for few labels is what `train` does when these are left to it
-    by_default = ("arch", "size", "opt", "init") if card.get("gp") else ()
+    if "recalibration" in card: return f"{card['recalibration']['command']} --out {shlex.quote(out)}"
+    by_default = ("arch", "size", "opt", "init") if card.get("gp") else ()  # `train` itself sets these for few labels
     given = {key: v for key, v in card["arguments"].items() if key not in by_default}
     words = ["galaxy-cnn", "train", card["survey"]["name"], "--out", out]
     for key in ("arch", "epochs", "lr", "bs", "size", "opt", "precision", "split_by", "folds", "seed"):
@@ -533,9 +532,9 @@ def train_command(
     for target in card["targets"]: words += ["--target", target]
     if given.get("self_attention"): words.append("--self-attention")
     if card["survey"]["dropped"]: words.append("--drop-bad")
+    if card["survey"].get("not_star_forming"): words.append("--any-class")
     if not given.get("init"): return shlex.join(words)
-    command = shlex.join([*words, "--init", "RUN"])
-    return f"{command}  # RUN: the Run whose first network has the SHA-256 {given['init']}"
+    return f"{shlex.join([*words, '--init', 'RUN'])}  # RUN: the Run whose first network has the SHA-256 {given['init']}"
 
 # %% ../nbs/41_report.ipynb #d8119f28
 def commands(

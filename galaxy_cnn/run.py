@@ -114,6 +114,12 @@ class Run:
     @cached_property
     def split(self): return self.split_of(self.survey())
 
+    @property
+    def trained_on(self): return self.card.get("recalibration", {}).get("trained_on", self.card["survey"])
+
+    @property
+    def recalibrated(self): return self.card.get("recalibration", {}).get("sentence", "")  # how, if it was
+
     def history(self): return pd.read_csv(self.path / HISTORY_FILE)
 
     def describe(self):
@@ -139,8 +145,10 @@ class Run:
             return _pool_answers(self, *_answers_to_images(self, source, numbers, tta, bs))
         files = image_sources(source) if isinstance(source, Survey) else source
         answers, features = _answers_to_files(self, files, numbers, tta, bs)
-        is_known = isinstance(source, Survey) and network is None
-        return _pool_answers(self, answers, features, _held_out_by(self, source) if is_known else None)
+        held_by = _held_out_by(self, source) if isinstance(source, Survey) and network is None else None
+        lines = self.card.get("held_out_lines")  # of a Run that was recalibrated
+        if lines is None or held_by is None: return _pool_answers(self, answers, features, held_by)
+        return _on_lines(_pool_answers(self, answers, features), lines, held_by)
 
 # %% ../nbs/27_run.ipynb #cb0a37c6
 _CARD_KEYS = ("format", "arch", "self_attention", "size", "targets", "networks", "gp", "split", "survey", "recipe",
@@ -265,6 +273,13 @@ def _pool_answers(run, answers, features=None, held_by=None):
     if is_old or not (is_ensemble or run.gp):
         return Prediction(mean, np.sqrt(aleatoric + inner), np.full_like(mean, np.nan), features)
     return Prediction(mean, np.sqrt(aleatoric), np.sqrt(inner + between), features)
+
+# %% ../nbs/27_run.ipynb #dc462ddf
+def _on_lines(prediction, lines, fold):
+    "Prediction of galaxies whose answers are moved by the lines [folds, targets, 2] of their folds [n]"
+    intercept, slope = np.moveaxis(np.asarray(lines)[fold], -1, 0)
+    parts = slope * prediction.aleatoric, slope * prediction.epistemic
+    return Prediction(intercept + slope * prediction.mean, *parts, prediction.features)
 
 # %% ../nbs/27_run.ipynb #de608768
 def _answers_to_files(run, files, numbers, tta, bs):

@@ -36,12 +36,16 @@ from galaxy_cnn.learner import (
 from .loaders import in_memory_dls, load_cutouts, make_dls
 from .models import create_model, head_layer
 from .ood import MAX_REFERENCES, ood_features_of_files
+from .processes import by_the_first, joined, processes
 from galaxy_cnn.run import (
     ARGUMENTS_FILE, CARD_FILE, CHECKPOINT_FILE, PRETRAINED, PRETRAINED_SIZE, RUN_FORMAT, VIEWS_AT_ONCE, Run,
     initial_run, map_slices, read_run,
 )
 from .splits import Split, hash01, same_galaxies, sky_cell, sky_vectors, split_kind
-from .survey import TRUTH, Survey, column_of, columns_in, describe, image_sources, read_survey, validate
+from galaxy_cnn.survey import (
+    NOT_STAR_FORMING, TRUTH, Survey, column_of, columns_in, describe, image_sources, not_star_forming, read_survey,
+    validate,
+)
 from .uncertainty import ErrorModel, Prediction
 
 # %% ../nbs/29_train.ipynb #a20bdd87
@@ -65,6 +69,7 @@ class _Plan:
     gp: bool = False  # a Gaussian process beside each network
     weight: tuple | None = None  # of each target in the loss
     together: tuple = ()  # groups of objIDs that are one galaxy
+    processes: int = 1  # that share each batch
 
     def arguments(self):
         "As flat JSON: what a continued run is compared by"
@@ -80,6 +85,7 @@ def _load_labelled(
     survey,
     targets,
     drop_bad=False,  # leave bad galaxies out instead of refusing
+    any_class=False,  # take galaxies whatever their `bptclass`
     device="cpu",  # where the pixels go
 ) -> tuple:  # Survey; its pixels from `load_cutouts`, None where they do not fit into memory
     "Galaxies that can be trained on, decoded; `InputError` lists what is wrong"
@@ -88,14 +94,20 @@ def _load_labelled(
     for t in targets: survey.target(t)
     pixels, problems = load_cutouts(survey, device)
     problems = validate(survey, targets, images=pixels is None) + problems
+    if any_class: problems = [p for p in problems if p.kind != NOT_STAR_FORMING]
     if not problems: return survey, pixels
-    if not drop_bad:
-        raise InputError(f"{survey.path} has {len(problems)} problems; {describe(problems)}. "
-                         "Fix them, or leave those galaxies out with --drop-bad.")
+    if not drop_bad: raise InputError(_refusal(survey, problems))
     good = ~survey.catalog["objID"].isin([p.objID for p in problems]).to_numpy()
     if not good.any(): raise InputError(f"{survey.path} has no usable galaxy; {describe(problems)}.")
     if pixels is not None: pixels = pixels[torch.from_numpy(good).to(pixels.device)]
     return survey.select(good), pixels
+
+def _refusal(survey, problems):
+    "Sentences on the faults of a Survey, and what to do about them"
+    others = sum(p.kind == NOT_STAR_FORMING for p in problems)
+    remedy = f", or train on the {others} that are not star-forming as well with --any-class" if others else ""
+    return (f"{survey.path} has {len(problems)} problems; {describe(problems)}. "
+            f"Fix them, or leave those galaxies out with --drop-bad{remedy}.")
 
 # %% ../nbs/29_train.ipynb #27d4ae54
 def picture_hashes(
@@ -128,7 +140,7 @@ def make_plan(
         extra = " with self-attention" if start.card["self_attention"] else ""
         raise InputError(f"{start.path} is a {start.card['arch']}{extra}: only that can start from it.")
     if recipe is None and start: recipe = fine_tuning_recipe(arch)
-    recipe = resolve_recipe(arch, n, lr, bs, opt, recipe)
+    recipe = _in_equal_shares(resolve_recipe(arch, n, lr, bs, opt, recipe), bs, processes())
     dropped = set(whole.catalog["objID"].tolist()) - set(survey.catalog["objID"].tolist())
     if start: self_attention = start.card["self_attention"]
     return _Plan(
@@ -136,7 +148,8 @@ def make_plan(
         epochs=epochs or default_epochs(recipe, n, recipe.bs), recipe=recipe,
         precision=choose_precision(precision, kind), seed=seed, device=device, split_by=by, folds=folds,
         fingerprint=whole.fingerprint, dropped=tuple(sorted(dropped)),
-        init=start.card["networks"][0]["sha256"] if start else None, gp=gp, weight=weight, together=together)
+        init=start.card["networks"][0]["sha256"] if start else None, gp=gp, weight=weight, together=together,
+        processes=processes())
 
 # %% ../nbs/29_train.ipynb #8135eb65
 def _check_options(start, *, folds, gp, **numbers):
@@ -150,6 +163,14 @@ def _check_options(start, *, folds, gp, **numbers):
     if gp and not (start and folds):
         raise InputError("A Gaussian process stands beside each network of a cross-validation and reads what "
                          "a pretrained one measures: give `init` and `folds` too.")
+
+def _in_equal_shares(recipe, asked, n):
+    "The recipe with a batch that n processes share evenly, smaller where none was asked for; `InputError` if it cannot be"
+    even = recipe.bs // n * n
+    if even == recipe.bs: return recipe
+    if asked or not even:
+        raise InputError(f"{n} processes cannot share batches of {recipe.bs} evenly: take --bs {max(even, n)}.")
+    return replace(recipe, bs=even)
 
 # %% ../nbs/29_train.ipynb #854369b9
 def _empty_part(split):
@@ -184,6 +205,7 @@ def _check_same_plan(
     plan: _Plan,
 ):
     "`InputError` that names the differences between a run and its continuation"
+    known = {"processes": 1} | known  # Runs of before several could train together
     differences = [f"{k} was {known.get(k)}, now {v}" for k, v in plan.arguments().items() if known.get(k) != v]
     if differences:
         raise InputError(f"{out} was started with other arguments ({'; '.join(differences)}): "
@@ -265,8 +287,7 @@ def _fit_network(survey, pixels, out, plan: _Plan, progress: Progress, tensors=N
     if tensors: restore_learner(learn, progress, tensors)
     learn.fit_one_cycle(plan.epochs, plan.recipe.lr, start_epoch=progress.epoch)
     file = f"models/{k}.safetensors"
-    weights = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
-    with atomic_path(out / file) as tmp: save_file(weights, tmp)
+    by_the_first(_write_weights, model, out / file)
     last = {key: v for key, v in progress.rows[-1].items() if key.startswith("valid_rmse_")}
     progress.networks.append({
         "file": file, "sha256": file_hash(out / file), "image_mean": dls.stats[0], "image_std": dls.stats[1],
@@ -274,6 +295,12 @@ def _fit_network(survey, pixels, out, plan: _Plan, progress: Progress, tensors=N
         "n_train": len(dls.train.dataset), "n_valid": len(dls.valid.dataset), **last})
     progress.network, progress.epoch = k + 1, 0
     progress.optimiser = progress.scaler = None
+
+# %% ../nbs/29_train.ipynb #0fe4c46b
+def _write_weights(model, file):
+    "The weights of a network as safetensors"
+    weights = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
+    with atomic_path(file) as tmp: save_file(weights, tmp)
 
 # %% ../nbs/29_train.ipynb #324eaf2d
 def _fit_gps(survey, pixels, out, plan: _Plan, start, networks) -> dict:
@@ -345,7 +372,12 @@ def _survey_entry(survey, plan):
              "fingerprint": plan.fingerprint, "n": len(survey) + len(plan.dropped), "mock": survey.is_mock,
              "size": survey.size, "dropped": plan.dropped}
     if "mock_version" in survey.info: entry["mock_version"] = survey.info["mock_version"]
-    return entry
+    others = _count_of_other_class(survey, plan.targets)
+    return {**entry, "not_star_forming": others} if others else entry
+
+def _count_of_other_class(survey, targets):
+    "How many galaxies are not star-forming by their `bptclass`, where that matters"
+    return int(np.any([not_star_forming(survey, t) for t in targets], axis=0).sum())
 
 # %% ../nbs/29_train.ipynb #9ed28a26
 def fit_error_model(
@@ -363,6 +395,7 @@ def fit_error_model(
     elif run.folds: prediction = run.predict(survey)[rows]
     else: prediction = run.predict([survey.image_files[i] for i in rows])
     files = np.array(survey.image_files)[split.seen]
+    if "recalibration" in run.card: files = read_survey(survey.path).image_files  # unlabelled ones say as much
     errors = ErrorModel.fit(run.targets, true, prediction, ood_features_of_files(files, MAX_REFERENCES, seed), seed)
     errors.save(run.path)
     for note in errors.notes: say(note)
@@ -373,6 +406,7 @@ FEW_LABELS = 2000  # galaxies below which `train` starts from the pretrained net
 FEW_LABELS_FOLDS = 5  # the folds that it then uses
 
 # %% ../nbs/29_train.ipynb #4f9100b6
+@joined
 def train(
     survey,  # a Survey or its folder: catalog.parquet or catalog.csv, and images/
     out,  # folder of the Run to make
@@ -393,7 +427,8 @@ def train(
     gp: bool | None = None,  # a Gaussian process beside each network; default: with few labels
     recipe: Recipe | None = None,  # instead of the architecture's
     weight=None,  # of each target in the loss; None: all the same
-    drop_bad: bool = False,  # leave out galaxies without a target or a readable cutout, instead of refusing
+    drop_bad: bool = False,  # leave out galaxies without a label or a readable cutout, or not star-forming; else refuse
+    any_class: bool = False,  # take galaxies whatever their `bptclass`; a metallicity is that of star-forming ones
     resume: bool = False,  # go on from the last checkpoint of an interrupted run
     graph: bool = False,  # on a GPU, launch each training step as one CUDA graph; an option until a GPU has measured it
     calibrate: bool = True,  # fit error bars and the out-of-distribution flag at the end
@@ -403,9 +438,8 @@ def train(
     out, say = Path(out), _silent if quiet else print
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     whole = survey if isinstance(survey, Survey) else read_survey(survey)
-    galaxies, pixels = _load_labelled(whole, targets, drop_bad, choose_device(device))
-    plain = init == "auto" and arch == "auto" and size == PRETRAINED_SIZE and not self_attention
-    few = plain and len(galaxies) < FEW_LABELS
+    galaxies, pixels = _load_labelled(whole, targets, drop_bad, any_class, choose_device(device))
+    few = init == arch == "auto" and size == PRETRAINED_SIZE and not self_attention and len(galaxies) < FEW_LABELS
     if few: init, folds, gp = PRETRAINED, folds or FEW_LABELS_FOLDS, gp is None or gp
     start = initial_run("none" if init == "auto" else init)
     together = tuple(map(tuple, same_galaxies(galaxies.catalog, picture_hashes(galaxies, pixels))))
@@ -413,11 +447,14 @@ def train(
                      precision=precision, seed=seed, device=device, split_by=split_by, folds=folds, opt=opt,
                      self_attention=self_attention, gp=bool(gp), recipe=recipe, weight=weight, together=together)
     for note in _plan_notes(plan, whole, split_by, few, pixels is None and galaxies): say(note)
-    if _prepare_run_folder(out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
+    if by_the_first(_prepare_run_folder, out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
     else: _run_plan(galaxies, pixels, out, plan, start, quiet, say, [CapturedStep(say=say)] if graph else [])
-    run = read_run(out)
-    if calibrate and ErrorModel.load(out) is None: _stopping_well(out)(fit_error_model)(run, galaxies, say=say)
-    return run
+    if calibrate: by_the_first(_calibrate, out, galaxies, say)
+    return read_run(out)
+
+def _calibrate(out, galaxies, say):
+    "Fit the error model of a Run that has none"
+    if ErrorModel.load(out) is None: _stopping_well(out)(fit_error_model)(read_run(out), galaxies, say=say)
 
 # %% ../nbs/29_train.ipynb #7deb7031
 _FEW_LABELS_MESSAGE = (f"Fewer than {FEW_LABELS} galaxies: {{}} networks start from the one pretrained on a mock sky, "
@@ -432,6 +469,10 @@ def _plan_notes(plan, survey, asked, few, unread=None):
     for name in other_catalogs(survey.path):
         yield f"{survey.path} holds {name}, too, which is not read: {catalog_files(survey.path)[0].name} is."
     if few: yield _FEW_LABELS_MESSAGE.format(plan.folds)
+    left_out = survey.catalog["objID"].isin(plan.dropped)
+    for rows, what in ((left_out, "are left out"), (~left_out, "are trained on, and what they have is no metallicity")):
+        others = _count_of_other_class(survey.select(rows), plan.targets)
+        if others: yield f"{others} galaxies are not star-forming by their bptclass: they {what}."
     if asked == "auto" and plan.split_by == "random":
         yield ("The split is random, by objID: the catalog has no coordinates under a name that is known (ra and dec, RA, "
                "DEC, _RAJ2000 and so on), so neighbors on the sky may train and be held out.")
@@ -445,7 +486,7 @@ FASTAI_PREFIX = ":\n\t"  # before it fastai says which callback raised an error,
 
 def _run_plan(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=print, more=()):
     "Train what is left of a plan, and write the card"
-    remove_partial_files(out, out / "models", (out / CHECKPOINT_FILE).parent)
+    by_the_first(remove_partial_files, out, out / "models", (out / CHECKPOINT_FILE).parent)
     progress, tensors = Progress(rows=[], networks=[]), None
     if (out / CHECKPOINT_FILE).is_file(): progress, tensors = load_checkpoint(out / CHECKPOINT_FILE)
     if tensors: say(f"Going on with network {progress.network} after {progress.epoch} of {plan.epochs} epochs.")
@@ -456,8 +497,8 @@ def _run_plan(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=pri
         while progress.network < (plan.folds or 1):
             _fit_network(survey, pixels, out, plan, progress, tensors, start, quiet, more)
             tensors = None
-        gp = _fit_gps(survey, pixels, out, plan, start, progress.networks) if plan.gp else None
-        _write_card(survey, out, plan, progress, gp)
+        gp = plan.gp and by_the_first(_fit_gps, survey, pixels, out, plan, start, progress.networks)
+        by_the_first(_write_card, survey, out, plan, progress, gp or None)
 
 @contextmanager
 def _stopping_well(out):

@@ -112,6 +112,38 @@ def test_a_galaxy_held_out_in_several_deals_is_drawn_with_all_its_residuals():
     assert width["one galaxy"] == pytest.approx(3**0.5 * width["three galaxies"], rel=0.15)
 
 
+def test_experiments_measured_alone_leave_the_others_as_they_were(tmp_path):
+    import experiments
+    file = tmp_path / "experiments_mock.json"
+    assert experiments.merged(file, {"leak": 1}) == {"leak": 1}
+    file.write_text(json.dumps({"experiments": {"leak": "old", "baselines": "kept"}}))
+    assert list(experiments.merged(file, {"leak": "new"}).items()) == [("baselines", "kept"), ("leak", "new")]
+
+
+def test_the_learning_curve_pairs_quarter_turns_with_any_angle(monkeypatch):
+    import mock_learning_curve as curve
+    import torch
+    torch.manual_seed(0)
+    free = curve.random_turns(64)
+    torch.manual_seed(0)
+    quarter = curve.quarter_turns(64)
+    square = quarter[..., :2]
+    assert torch.allclose(torch.linalg.det(square), torch.linalg.det(free[..., :2]), atol=1e-6)  # mirrors, zooms the same
+    assert (square.abs().amin((1, 2)) == 0).all() and (free[..., :2].abs().amin((1, 2)) > 0).all()
+    true, noise = np.zeros(2000), np.random.default_rng(0).normal(0, 0.1, (8, 2000))
+    def point(seed, factor, arch="xresnet_tiny"):
+        about = {"arch": arch, "epochs": 1, "batch": 2, "images": 3, "precision": "fp32", "cpu_seconds": 1, "seed": seed}
+        return about | {"pred": factor * noise[seed]}
+    points = {("xresnet_tiny", 500, s, q): point(s, 1 + 0.05 * q) for s in range(8) for q in (False, True)}
+    points["xresnet18", 500, 3, False] = point(3, 1.2, "xresnet18")
+    monkeypatch.setattr(curve, "read_json", lambda file: {"picture_floor": {"value": 0.08}})
+    found = curve.summary(true, points)
+    assert [(r["arch"], len(r["seeds"])) for r in found["rows"]] == [("xresnet18", 1), ("xresnet_tiny", 8)]
+    assert found["turns"][0]["any_minus_quarter"]["value"] == pytest.approx(-0.005, rel=0.03)
+    assert found["xresnet18_minus_tiny"][0]["difference"]["value"] == pytest.approx(0.02, rel=0.05)
+    assert curve.figure(found).axes[0].get_legend() is not None
+
+
 # ---- benchmarks/gpu.py
 
 

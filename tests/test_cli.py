@@ -18,7 +18,7 @@ FAST = ["--arch", "xresnet_tiny", "--epochs", "1"]
 FUNCTIONS = {  # command: the functions whose parameters are its options
     "mock": "mock_images.make_mock", "serve": "local_server.serve local_server.LocalSkyServer",
     "download": "download.download", "verify": "verify.verify", "pack": "survey.pack", "train": "train.train",
-    "pretrain": "train.pretrain train.train", "evaluate": "evaluate.evaluate", "mzr": "mzr.mzr",
+    "pretrain": "train.pretrain train.train", "recalibrate": "recalibrate.recalibrate", "evaluate": "evaluate.evaluate", "mzr": "mzr.mzr",
     "experiments": "experiments.experiments", "explain": "explain.explain", "report": "report.report",
     "predict": "predict.predict scale.predict_hats",
     "export": "export.export", "catalog": "scale.survey_to_hats",
@@ -216,6 +216,8 @@ BAD = {  # name: (what is damaged, how, the command, what the sentence says)
     "objIDs rounded by floats": ("sky", catalog(through_floats), TRAIN, "multiple of 256"),
     "NaN target": ("sky", put("oh_p50", ""), TRAIN, "oh_p50 = nan.*--drop-bad"),
     "missing target": ("sky", put("oh_p50", -9999), TRAIN, "oh_p50 = -9999.*--drop-bad"),
+    "AGN and composites": ("sky", catalog(lambda t: t.assign(bptclass=[4, 3, 3] + [1] * (len(t) - 3))), TRAIN,
+                           "3 x not star-forming: objID .* has bptclass = 4, AGN; .*--drop-bad, or train on the 3 .*--any-class"),
     "text for a number": ("sky", put("oh_p50", "eight"), TRAIN, "row 3: oh_p50 is 'eight', not a number"),
     "position off the sky": ("sky", put("dec", 123.0), TRAIN, "has no position on the sky"),
     "empty catalog": ("sky", catalog(lambda t: t.iloc[:0]), TRAIN, "has no rows"),

@@ -32,7 +32,7 @@ from galaxy_cnn.loaders import in_memory_dls, load_cutouts
 from galaxy_cnn.models import ScaledRMSE, create_model, head_layer, torch_threads
 from galaxy_cnn.run import ARGUMENTS_FILE, CHECKPOINT_FILE, read_run
 from galaxy_cnn.splits import assign_split
-from galaxy_cnn.survey import MISSING, Survey, pack, read_survey, write_survey
+from galaxy_cnn.survey import MISSING, Survey, pack, read_survey, validate, write_survey
 from galaxy_cnn.train import fit_error_model, pretrain, train, warm_start
 from galaxy_cnn.uncertainty import ErrorModel
 
@@ -335,6 +335,22 @@ def test_bad_galaxies_are_listed_or_left_out(mock_survey, tmp_path):
     run = train(survey.path, tmp_path / "run", drop_bad=True, **SMALL | dict(epochs=1))
     assert sorted(run.card["survey"]["dropped"]) == sorted(survey.catalog["objID"][[3, 5, 7]].tolist())
     assert len(run.survey()) == run.card["survey"]["n"] - 3 == 237
+
+
+def test_galaxies_that_do_not_form_stars_are_refused_left_out_or_taken(mock_survey, tmp_path, capsys):
+    classes = np.ones(len(mock_survey), int)
+    classes[:6] = -1, 2, 3, 4, 5, 3
+    survey = Survey(mock_survey.path, mock_survey.catalog.assign(bptclass=classes), {"source": "mock"})
+    with pytest.raises(InputError, match=r"5 problems; 5 x not star-forming: .* = -1, unclassifiable.*--drop-bad.* the 5 .*--any-class"):
+        train(survey, tmp_path / "run", **SMALL)
+    options = SMALL | dict(epochs=1, calibrate=False, quiet=False)
+    left = train(survey, tmp_path / "left", drop_bad=True, **options)
+    assert "5 galaxies are not star-forming by their bptclass: they are left out." in capsys.readouterr().out
+    assert sorted(left.card["survey"]["dropped"]) == sorted(survey.catalog["objID"][[0, 2, 3, 4, 5]])
+    whole = train(survey, tmp_path / "whole", any_class=True, **options)
+    assert "5 galaxies are not star-forming by their bptclass: they are trained on" in capsys.readouterr().out
+    assert (whole.card["survey"]["dropped"], whole.card["survey"]["not_star_forming"]) == ([], 5)
+    assert validate(survey, ("log_mass",)) == [], "a mass may be any galaxy's"
 
 
 @pytest.mark.parametrize("options, message", [
