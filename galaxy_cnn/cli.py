@@ -324,8 +324,9 @@ def predict(work, run, source, out, scheduler, workers, **options):
     an interval that means nothing."""
     if len(source) == 1 and (source[0] / "partition_info.csv").is_file():
         from galaxy_cnn.scale import predict_hats
-        done = predict_hats(run, source[0], out, options["tta"], scheduler, workers)
-        typer.echo(f"{out}: {done['n']} galaxies in {done['partitions']} partitions, {done['computed']} of them computed now.")
+        done = predict_hats(run, source[0], out, options["tta"], scheduler, workers, options["accept_shift"])
+        made = f"{done['n']} galaxies in {done['partitions']} partitions, {done['computed']} of them computed now."
+        typer.echo(" ".join([f"{out}: {made}", *done["notes"]]))
         return
     summary = work(run, source, out, **options)
     typer.echo(" ".join([f"{out}: {summary['n']} galaxies.", *summary["notes"]]))
