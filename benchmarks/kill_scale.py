@@ -9,11 +9,10 @@ scale_stub.py rests for a moment. After each kill, files under final names are c
 run, and before every other resume a finished file is replaced by one of another model. The way from a Survey to HATS
 and back is killed, too.
 """
-import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,16 +31,36 @@ ODDS = {"worker": 0.5, "client": 0.25, "group": 0.25}  # of what is killed
 PARTITION_MB = 0.05  # about 30 of the pictures
 PAUSE = 0.1  # [s] in each of reading, predicting, writing
 WORKERS = 2
+PROCESSES = multiprocessing.get_context("forkserver")  # a process that has torch, but none of its threads, is copied
 
 
-def start(kind, *arguments, log=None):
+def start(kind, *arguments, log):
     "A process that does what is to be killed, in a group of its own"
-    stub = {"SCALE_LOG": str(log), "SCALE_PAUSE": str(PAUSE), "DASK_DISTRIBUTED__WORKER__PRELOAD": "['scale_stub']"}
-    here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-W", "ignore", __file__, "--child", kind, *map(str, arguments)]
-    env = os.environ | {"PYTHONPATH": here} | (stub if log else {})
-    errors = open(arguments[-1].with_name(f"{arguments[-1].name}.errors"), "w")
-    return subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=errors, text=True)
+    process = PROCESSES.Process(target=run_child, args=(kind, str(log), *map(str, arguments)))
+    process.start()
+    return process
+
+
+def run_child(kind, log, *arguments):
+    "What such a process does: its last act is a file with what came out"
+    os.setsid()
+    os.environ.update(SCALE_LOG=log, SCALE_PAUSE=str(PAUSE))
+    errors = os.open(f"{log}.errors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number in (1, 2): os.dup2(errors, number)
+    try: done = WORK[kind](*arguments)
+    except Incomplete as e: done = {"incomplete": str(e)}
+    write_json(f"{log}.json", done)
+
+
+def predict_slowly(run, catalog, out):
+    "`predict_hats` with a network that rests"
+    import dask
+    with dask.config.set({"distributed.worker.preload": ["scale_stub"]}):
+        return predict_hats(run, catalog, out, tta=False, workers=WORKERS)
+
+
+WORK = {"predict": predict_slowly, "to_hats": partial(survey_to_hats, partition_mb=PARTITION_MB),
+        "to_survey": lambda catalog, out: {"n": len(hats_to_survey(catalog, out))}}
 
 
 def files_of(out): return sorted([*Path(out).glob("dataset/*/*/Npix*"), *Path(out).glob("images/*.jpg")])
@@ -67,9 +86,9 @@ def wait(process, out, rng, lasts):
     first, begin = len(files_of(out)), time.monotonic()
     until = begin + rng.uniform(0, lasts["start"])
     if rng.random() < 0.8:
-        while len(files_of(out)) == first and process.poll() is None and time.monotonic() < begin + 90: time.sleep(0.02)
+        while len(files_of(out)) == first and process.is_alive() and time.monotonic() < begin + 90: time.sleep(0.02)
         until = time.monotonic() + rng.uniform(0, lasts["work"] * (1 - first / lasts["files"]))
-    while time.monotonic() < until and process.poll() is None: time.sleep(0.01)
+    while time.monotonic() < until and process.is_alive(): time.sleep(0.01)
 
 
 def kill(process, target, log, rng):
@@ -83,7 +102,7 @@ def kill(process, target, log, rng):
         elif target == "client": process.kill()
         else: os.killpg(process.pid, signal.SIGKILL)
     except (ValueError, psutil.NoSuchProcess, ProcessLookupError): return None  # no worker yet, or no longer
-    if target != "worker": process.wait()
+    if target != "worker": process.join()
     return sorted(did) or ["starting"]
 
 
@@ -147,13 +166,7 @@ class Killing:
             self.kills[-1]["orphans"] = orphans(process.pid)
             if self.foreign and len(self.kills) % 2: self.plant()
             return None
-        return self.answer(process)
-
-    def answer(self, process):
-        "What a process printed that came to its end"
-        printed, _ = process.communicate()
-        if not printed: raise RuntimeError(self.out.with_name(f"{self.out.name}.errors").read_text()[-3000:])
-        return json.loads(printed.splitlines()[-1])
+        return outcome(process, self.log)
 
     def finish(self, most):
         "Go on until it is whole; a line of the result"
@@ -168,16 +181,11 @@ class Killing:
                 "planted": self.plants, "kills": self.kills}
 
 
-def run_child(kind, *arguments):
-    "What a process does that is to be killed"
-    try: done = WORK[kind](*arguments)
-    except Incomplete as e: done = {"incomplete": str(e)}
-    print(json.dumps(done))
-
-
-WORK = {"predict": partial(predict_hats, tta=False, workers=WORKERS),
-        "to_hats": partial(survey_to_hats, partition_mb=PARTITION_MB),
-        "to_survey": lambda catalog, out: {"n": len(hats_to_survey(catalog, out))}}
+def outcome(process, log):
+    "What a process says that came to its end"
+    process.join()
+    if process.exitcode: raise RuntimeError(log.with_name(f"{log.name}.errors").read_text()[-3000:])
+    return read_json(log.with_name(f"{log.name}.json"))
 
 
 def undisturbed(job, out):
@@ -186,7 +194,7 @@ def undisturbed(job, out):
     log.mkdir()
     begin = time.time()
     process = start(*job, out, log=log)
-    if process.communicate() and process.returncode: raise RuntimeError(f"{job} failed.")
+    outcome(process, log)
     ends = [f.stat().st_mtime for f in files_of(out)]
     return {"start": min(ends) - begin, "work": max(ends) - min(ends), "files": len(ends)}
 
@@ -222,6 +230,8 @@ def total(rounds):
 
 def main(args):
     from galaxy_cnn.train import train  # here, for the processes that are killed import this script, too
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    PROCESSES.set_forkserver_preload(["galaxy_cnn.scale", "distributed"])
     rng, end = np.random.default_rng(args.seed), time.monotonic() + 60 * args.minutes
     kills, few = (4, 1) if args.small else (args.kills, args.kills // 10)
     with tempfile.TemporaryDirectory() as folder:
@@ -246,7 +256,6 @@ def main(args):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]: sys.exit(run_child(*sys.argv[2:]))
     parser = option_parser(__doc__, out="kill_scale.json", seed=0, small="four kills")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=12, help="no new round after that")

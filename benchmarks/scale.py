@@ -5,7 +5,8 @@
 equality: a mock sky through a HATS catalog and two worker processes against `predict`, and its crossmatch by LSDB.
 overhead: against a plain loop over the same Parquet files in as many processes, with a network that takes no time and
 with a true one. memory: of a worker, against rows and against the size of a partition. partitions: what each costs the
-client. conversion: memory from a Survey to HATS and back. Each section is written when it is done, beside the others.
+client. conversion: memory from a Survey to HATS and back. Each section is written when it is done, beside the others
+that the file holds.
 Catalogs of many rows are the partitions of a small one, linked under many cells.
 """
 import json
@@ -32,9 +33,9 @@ from galaxy_cnn.files import read_json
 from galaxy_cnn.images import PackedCutout, read_pixels
 from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.ood import ood_features
-from galaxy_cnn.predict import predict
+from galaxy_cnn.predict import predict, prediction_fingerprint
 from galaxy_cnn.run import read_run
-from galaxy_cnn.scale import hats_to_survey, predict_hats, predict_partition, prediction_fingerprint, survey_to_hats
+from galaxy_cnn.scale import hats_to_survey, predict_hats, predict_partition, survey_to_hats
 from galaxy_cnn.survey import read_survey, write_survey
 from galaxy_cnn.train import train
 from galaxy_cnn.uncertainty import ErrorModel
@@ -151,7 +152,7 @@ def workers_used(log):
     return {"worker_peak_MB": max(m for _, m in used) / 1e6, "worker_cpu_seconds": sum(c for c, _ in used)}
 
 
-def child_hats(run, catalog, out): return predict_hats(run, catalog, out, tta=False, workers=CORES)
+def child_hats(run, catalog, out): return predict_hats(run, catalog, out, tta=False, workers=CORES, accept_shift=True)
 
 
 def child_partition(run, source, target):
@@ -378,7 +379,8 @@ def main(args):
     found = read_json(args.out)["sections"] if args.out.exists() else {}
     for name in args.section:
         print(name, flush=True)
-        found[name] = SECTIONS[name](args.work, args)
+        new = SECTIONS[name](args.work, args)
+        found[name] = found.get(name, {}) | new if isinstance(new, dict) else new
         found = {key: found[key] for key in SECTIONS if key in found}
         what = "Predictions over HATS catalogs by processes of Dask; mock sky, linked many times where rows are many"
         write_results(args.out, {"machine": harness.machine(), "sections": found}, what, "mock", 5_000 * args.parts)
