@@ -25,7 +25,7 @@ from .files import (
     Incomplete, InputError, atomic_path, bytes_or_none, file_hash, read_json, remove_partial_files, write_json)
 from .images import PackedCutout
 from .predict import (
-    Census, Predictor, check_prediction, made_of, prediction_fingerprint, read_census, write_part)
+    Census, TablePredictor, check_prediction, made_of, prediction_fingerprint, read_census, write_part)
 from .run import read_run
 from .survey import ROW_GROUP, Survey, free_name, read_survey, write_survey_parts
 
@@ -190,12 +190,12 @@ def _ending(data):
 # %% ../nbs/44_scale.ipynb #c087a08a
 @lru_cache(4)
 def _loaded(path, fingerprint, tta, bs=256):
-    "Predictor of a worker; `InputError` where it is not that of the fingerprint"
+    "TablePredictor of a worker; `InputError` where it is not that of the fingerprint"
     found = prediction_fingerprint(path, tta)
     if found != fingerprint:
         raise InputError(f"{path} predicts with fingerprint {found[:12]} here, {fingerprint[:12]} was asked for: "
                          "another model, version or precision on this worker.")
-    return Predictor(read_run(path), tta, bs)
+    return TablePredictor(read_run(path), tta, bs)
 
 # %% ../nbs/44_scale.ipynb #500f71d4
 _KEPT = ["objID", "ra", "dec"]
@@ -311,7 +311,7 @@ def predict_hats(
     with _engine(scheduler, workers) as client:
         done, failed = _predict_partitions(client, sources, targets, path, fingerprint, tta)
     if failed: raise Incomplete(_undone(catalog, done, failed))
-    census, notes, shift = _finish(Predictor(read_run(path), tta), out, catalog, sources, fingerprint)
+    census, notes, shift = _finish(TablePredictor(read_run(path), tta), out, catalog, sources, fingerprint)
     check_prediction(out, census, notes, shift, accept_shift, "its column error")
     computed = sum(d["computed"] for d in done.values())
     return {**_count(census), "partitions": len(done), "computed": computed, "notes": [*notes, *shift]}

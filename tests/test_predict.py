@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
-from galaxy_cnn.predict import Predictor, find_images, predict, write_parts
+from galaxy_cnn.predict import TablePredictor, find_images, predict, write_parts
 from galaxy_cnn.run import read_run
 from galaxy_cnn.survey import PackedCutouts, pack
 
@@ -58,7 +58,7 @@ def test_a_table_of_parts_is_that_of_one_piece_and_a_bad_picture_costs_its_row(n
 
 def test_parts_of_another_model_are_refused_and_left_alone(small_run, pictures, tmp_path):
     out, folder = tmp_path / "table.csv", tmp_path / "table.csv.parts"
-    write_parts(Predictor(small_run, tta=False), pictures[:60], folder, size=50)
+    write_parts(TablePredictor(small_run, tta=False), pictures[:60], folder, size=50)
     kept = {f: f.stat().st_mtime_ns for f in folder.iterdir()}
     with pytest.raises(InputError, match="another model, version or other options.*name another output"):
         predict(small_run, pictures, out, part=50)
@@ -70,7 +70,7 @@ def test_parts_of_another_model_are_refused_and_left_alone(small_run, pictures, 
 def test_parts_of_a_recalibrated_run_are_those_of_another_model(small_run, pictures, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(small_run.path, run)
-    write_parts(Predictor(read_run(run), tta=False), pictures[:60], tmp_path / "t.csv.parts", size=50)
+    write_parts(TablePredictor(read_run(run), tta=False), pictures[:60], tmp_path / "t.csv.parts", size=50)
     write_json(run / "calibration.json", {**read_json(run / "calibration.json"), "notes": ["another"]})
     with pytest.raises(InputError, match="another model"): predict(run, pictures, tmp_path / "t.csv", tta=False, part=50)
 
