@@ -122,11 +122,12 @@ def _write_properties(out, cells, n, name, more):
 
 # %% ../nbs/44_scale.ipynb #041cbd99
 def hats_to_survey(
-    catalog,  # folder of a HATS catalog with objID, ra, dec and a column `image`
+    catalog,  # folder of a HATS catalog, or of a collection, with objID, ra, dec and a column `image`
     out,  # folder of the Survey to write; what is there of the same catalog is not written again
 ) -> Survey:
     "A HATS catalog as a Survey: catalog.parquet and a file for each picture, a partition's columns in memory at a time"
     check_scale()
+    catalog = _main_catalog(catalog)
     files = _partitions(catalog)
     mark = {"catalog": str(Path(catalog).absolute()), "bytes": sum(f.stat().st_size for f in files.values())}
     out = _check_mark(out, mark, "the Survey of another HATS catalog")
@@ -151,13 +152,19 @@ def _write_picture(out, row):
     if file.is_file(): return
     with atomic_path(file) as tmp: tmp.write_bytes(data)
 
+def _main_catalog(folder):
+    "Folder of a HATS catalog; in a collection, as LSDB writes it, that of the galaxies and not of their margins"
+    from hats.catalog.dataset.collection_properties import CollectionProperties
+    folder = Path(folder)
+    if not (folder / "collection.properties").is_file(): return folder
+    return folder / CollectionProperties.read_from_dir(folder).hats_primary_table_url
+
 def _partitions(catalog):
     "Files of a HATS catalog by cell, or `InputError`"
     from hats.catalog import PartitionInfo
     from hats.io.paths import pixel_catalog_file
-    catalog = Path(catalog)
     if not (catalog / "partition_info.csv").is_file():
-        raise InputError(f"{catalog} is no HATS catalog (no partition_info.csv): for a collection, name the catalog in it.")
+        raise InputError(f"{catalog} is no HATS catalog (no partition_info.csv): make one with `galaxy-cnn catalog`.")
     cells = PartitionInfo.read_from_dir(catalog).get_healpix_pixels()
     return {cell: Path(str(pixel_catalog_file(catalog, cell))) for cell in cells}
 
@@ -291,7 +298,7 @@ def _engine(scheduler, workers):
 # %% ../nbs/44_scale.ipynb #e96680df
 def predict_hats(
     run,  # folder of a Run, which every worker can read
-    catalog,  # folder of a HATS catalog with objID, ra, dec and a column `image`
+    catalog,  # folder of a HATS catalog, or of a collection, with objID, ra, dec and a column `image`
     out,  # folder of the HATS catalog of predictions; the same call goes on where it ended
     tta: bool = True,  # average the eight flips and quarter turns (the dihedral group) of each cutout
     scheduler: str | None = None,  # address of a Dask scheduler; None: a cluster on this machine
@@ -304,6 +311,7 @@ def predict_hats(
     check_scale()
     path = str(Path(getattr(run, "path", run)).absolute())
     fingerprint = prediction_fingerprint(path, tta)
+    catalog = _main_catalog(catalog)
     sources = _partitions(catalog)
     out = _check_mark(out, {"fingerprint": fingerprint, "catalog": str(Path(catalog).absolute())},
                       "predictions of another model, of other options or of another catalog")

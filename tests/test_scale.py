@@ -234,14 +234,14 @@ def test_a_partition_without_rows_gives_one(small_run, hats, tmp_path):
     assert "metallicity_pred" in pd.read_parquet(tmp_path / "out.parquet")
 
 
-def test_a_catalog_that_lsdb_wrote_gives_the_same_predictions(small_run, hats, mock_survey, tmp_path):
+def test_a_collection_that_lsdb_wrote_gives_the_same_predictions_and_none_for_its_margin(small_run, hats, mock_survey, tmp_path):
     import lsdb
     frame = table(hats)[["objID", "ra", "dec", "image"]].head(60)
-    catalog = lsdb.from_dataframe(frame, partition_rows=30, margin_threshold=None)
-    catalog.write_catalog(tmp_path / "theirs", catalog_name="theirs", progress_bar=False)
-    fingerprint = prediction_fingerprint(small_run.path)
-    files = partitions(tmp_path / "theirs")
-    for i, file in enumerate(files): predict_partition(file, tmp_path / f"{i}.parquet", str(small_run.path), fingerprint)
-    found = pd.concat([pd.read_parquet(tmp_path / f"{i}.parquet") for i in range(len(files))])
+    catalog = lsdb.from_dataframe(frame, partition_rows=30, margin_threshold=7200)
+    catalog.write_catalog(tmp_path / "theirs", catalog_name="galaxies", progress_bar=False)
+    theirs, margin = partitions(tmp_path / "theirs" / "galaxies"), tmp_path.glob("theirs/*/dataset/*/*/Npix*")
+    assert len(list(margin)) > len(theirs), "there must be a margin to leave out"
+    done = predict_hats(small_run.path, tmp_path / "theirs", tmp_path / "out", workers=1)
+    found = table(tmp_path / "out")
     expected = small_run.predict([mock_survey.image_path(i) for i in found["objID"]]).mean[:, 0]
-    assert len(found) == 60 and np.abs(found["metallicity_pred"] - expected).max() < 1e-6
+    assert done["n"] == len(found) == 60 and np.abs(found["metallicity_pred"] - expected).max() < 1e-6
