@@ -214,33 +214,6 @@ def speed(results):
             "![Images a second](benchmarks.png)"]
 
 
-def scale(results):
-    "What was measured of predictions over HATS catalogs, as Markdown"
-    stored, kills = (read_json(results / f"{n}.json") for n in ("scale", "kill_scale"))
-    found, cores, died = stored["sections"], stored["machine"]["cores"], {name: v["total"] for name, v in kills.items() if isinstance(v, dict)}
-    (one, eight), (first, last), many, (few, all_) = found["equality"], found["memory"]["rows"][::len(found["memory"]["rows"]) - 1], found["partitions"], found["conversion"]
-    death, (small, large) = died["predictions"], [r for r in found["memory"]["partition"] if r["rows_of_a_group"] == r["n"]][::2]
-    per = (many[-1]["cpu_seconds"] - many[0]["cpu_seconds"]) / (many[-1]["partitions"] - many[0]["partitions"])
-    per_MB = (many[-1]["peak_MB"] - many[0]["peak_MB"]) / (many[-1]["partitions"] - many[0]["partitions"])
-    races = [f"| {name} | {v['rows']:,} in {v['partitions']} | {v['plain loop']['seconds']['median']:.0f} s | {v['predict_hats']['seconds']['median']:.0f} s | {100 * (v['ratio']['seconds']['value'] - 1):+.0f} % | "
-             f"{100 * (v['ratio']['cpu_seconds']['value'] - 1):+.0f} % | {v['start']['plain loop']['seconds']['median']:.0f} and {v['start']['predict_hats']['seconds']['median']:.0f} s |"
-             for name, v in (("none: a stub", found["overhead"]["stub"]), ("xresnet_tiny, one view", found["overhead"]["network"]))]
-    return [f"- {one['n']:,} mock galaxies, from a Survey to a HATS catalog of {one['partitions']} partitions and through two worker processes: {one['against_predict']['rows_that_differ']} rows differ from `predict` on the Survey, to the "
-            f"last bit of {one['against_predict']['columns']} columns. With eight views, {eight['against_predict']['rows_that_differ']} of {eight['n']:,} rows: by {eight['against_predict']['most']:.1g}, for numpy rounds the last numbers of an array on "
-            f"another path than the others. LSDB matches {one['crossmatch']['of_one_galaxy']:,} with themselves.",
-            f"- Predictions killed at {death['kills']} random instants ({death['killed: worker']} times a worker, {death['killed: client']} the client, {death['killed: group']} all) and resumed: {death['complete']} of {death['rounds']} catalogs complete, "
-            f"{death['wrong']} wrong files, {death['computed_again']} finished partitions computed again, {death['foreign_files']} files of another model planted and found. From a Survey to HATS and back, {died['to_hats']['kills']} and "
-            f"{died['to_survey']['kills']} kills: {died['to_hats']['wrong'] + died['to_survey']['wrong']} wrong files.",
-            f"- Memory of a worker, without a network: {first['worker_peak_MB']:.0f} MB for {first['rows']:,} rows and {last['worker_peak_MB']:.0f} MB for {last['rows']:,}; for a single partition of {small['n']:,} and of {large['n']:,} rows "
-            f"({large['MB']:.0f} MB) in one row group {small['peak_MB']:.0f} and {large['peak_MB']:.0f} MB.",
-            f"- Client and scheduler need {1000 * per:.0f} ms and {1000 * per_MB:.0f} kB for each partition more ({many[0]['partitions']:,} to {many[-1]['partitions']:,} of four galaxies): 10^8 galaxies in 10,000 partitions are {per * 1e4 / 60:.0f} minutes "
-            f"of a core and {many[-1]['peak_MB'] / 1000:.1f} GB.",
-            f"- A Survey of {few['n']:,} and of {all_['n']:,} galaxies to HATS takes {few['to_hats']['peak_MB']:.0f} and {all_['to_hats']['peak_MB']:.0f} MB, back {few['to_survey']['peak_MB']:.0f} and {all_['to_survey']['peak_MB']:.0f} MB.", "",
-            f"Against a plain loop over the same Parquet files that checks and keeps nothing, in {cores} processes as well, on the mock:", "",
-            "| network | rows in partitions | plain loop | `predict_hats` | more time | more CPU time | of it starting |", "|---|---|---|---|---|---|---|", *races, "",
-            "![Overhead, memory, partitions](scale.png)"]
-
-
 def headlines(results):
     "Numbers with n and interval"
     real, paper, fresh = (read_json(results / f"{n}.json") for n in ("real_sample", "paper_predictions", "held_out_2026-11"))
@@ -260,7 +233,7 @@ def headlines(results):
 
 def results_page(results):
     "results/README.md"
-    parts = {"Results": section, "Beside the paper": reproduction, "Speed": speed, "Scale": scale, "Downloads": downloads}
+    parts = {"Results": section, "Beside the paper": reproduction, "Speed": speed, "Downloads": downloads}
     lines = ["# Results", "", "Every file in this folder is written by the script of its name in `benchmarks/`, `demo.*` by `make demo` and this page by `benchmarks/readme.py`.",
              "What is measured on the simulated sky says mock. `make results` writes this page and draws again all figures that come from stored numbers and predictions.", ""]
     for title, make in parts.items(): lines += [f"## {title}", "", *make(results), ""]
