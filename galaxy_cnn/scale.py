@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from tqdm import tqdm
 
 from .files import (
@@ -117,12 +118,12 @@ def _write_properties(out, cells, n, name, more):
 
 # %% ../nbs/44_scale.ipynb #041cbd99
 def hats_to_survey(
-    catalog,  # folder of a HATS catalog with objID, ra, dec and a column `image`
+    catalog,  # folder of a HATS catalog, or of a collection, with objID, ra, dec and a column `image`
     out,  # folder of the Survey to write; pictures that are there are not written again
 ) -> Survey:
     "A HATS catalog as a Survey: catalog.parquet and a file for each picture, a partition in memory at a time"
     check_scale()
-    out = Path(out)
+    out, catalog = Path(out), _primary(catalog)
     files = _partitions(catalog)
     if (out / "catalog.parquet").exists(): raise InputError(f"{out} holds a Survey: name another folder.")
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -145,13 +146,19 @@ def _write_picture(out, row):
     if file.is_file(): return
     with atomic_path(file) as tmp: tmp.write_bytes(data)
 
+def _primary(catalog):
+    "Folder of a HATS catalog; of a collection, that of the galaxies: its margins hold some of them again"
+    from hats.catalog.dataset.collection_properties import CollectionProperties
+    catalog = Path(catalog)
+    if not (catalog / "collection.properties").is_file(): return catalog
+    return catalog / CollectionProperties.read_from_dir(catalog).hats_primary_table_url
+
 def _partitions(catalog):
     "Files of a HATS catalog by cell, or `InputError`"
     from hats.catalog import PartitionInfo
     from hats.io.paths import pixel_catalog_file
-    catalog = Path(catalog)
     if not (catalog / "partition_info.csv").is_file():
-        raise InputError(f"{catalog} is no HATS catalog (no partition_info.csv): for a collection, name the catalog in it.")
+        raise InputError(f"{catalog} is no HATS catalog (no partition_info.csv): name the folder that holds that file.")
     cells = PartitionInfo.read_from_dir(catalog).get_healpix_pixels()
     return {cell: Path(str(pixel_catalog_file(catalog, cell))) for cell in cells}
 
@@ -265,20 +272,33 @@ _WORKER = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1
 def _engine(scheduler, workers):
     "A Dask client: of a scheduler at an address, or of a cluster of processes on this machine"
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
     if scheduler:
         with Client(scheduler) as client: yield client
         return
     settings = {"distributed.nanny.pre-spawn-environ": _WORKER, "distributed.worker.daemon": False}
-    workers = workers or os.cpu_count()
-    with dask.config.set(settings), LocalCluster(
-            n_workers=workers, threads_per_worker=1, memory_limit=None, dashboard_address=None) as cluster:
+    with dask.config.set(settings), _cluster(_devices(), workers) as cluster:
         with Client(cluster) as client: yield client
+
+def _devices():
+    "Names of the CUDA devices that this process may use, as the environment variable has them"
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
+
+def _cluster(devices, workers=None):
+    "A cluster of single-threaded processes: one for each device, which is the only one that it sees; else one for each core"
+    from distributed import Nanny, Scheduler, SpecCluster
+    n = workers or len(devices) or os.cpu_count()
+    def worker(k):
+        env = {"CUDA_VISIBLE_DEVICES": devices[k % len(devices)]} if devices else {}
+        return {"cls": Nanny, "options": {"nthreads": 1, "memory_limit": 0, "env": env}}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    return SpecCluster({k: worker(k) for k in range(n)}, scheduler, silence_logs="WARN")
 
 # %% ../nbs/44_scale.ipynb #e96680df
 def predict_hats(
     run,  # folder of a Run, which every worker can read
-    catalog,  # folder of a HATS catalog with objID, ra, dec and a column `image`
+    catalog,  # folder of a HATS catalog, or of a collection, with objID, ra, dec and a column `image`
     out,  # folder of the HATS catalog of predictions; the same call goes on where it ended
     tta: bool = True,  # average the eight flips and quarter turns (the dihedral group) of each cutout
     scheduler: str | None = None,  # address of a Dask scheduler; None: a cluster on this machine
@@ -291,6 +311,7 @@ def predict_hats(
     check_scale()
     path = str(Path(getattr(run, "path", run)).absolute())
     fingerprint = prediction_fingerprint(path, tta)
+    catalog = _primary(catalog)
     sources = _partitions(catalog)
     out = _check_mark(out, {"fingerprint": fingerprint, "catalog": str(Path(catalog).absolute())},
                       "predictions of another model, of other options or of another catalog")

@@ -18,7 +18,8 @@ pytest.importorskip("lsdb", reason="HATS catalogs need pip install 'galaxy_cnn[s
 
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.run import read_run
-from galaxy_cnn.scale import predict_frame, predict_hats, predict_partition, prediction_fingerprint, survey_to_hats
+from galaxy_cnn.scale import (
+    _cluster, hats_to_survey, predict_frame, predict_hats, predict_partition, prediction_fingerprint, survey_to_hats)
 from galaxy_cnn.uncertainty import ErrorModel
 
 
@@ -175,3 +176,18 @@ def test_without_the_extra_there_is_one_sentence(monkeypatch, mock_survey, tmp_p
     monkeypatch.setattr("galaxy_cnn.scale.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'galaxy_cnn\[scale\]'"): survey_to_hats(mock_survey, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_the_margins_of_a_collection_are_left_alone(hats, tmp_path):
+    from hats.catalog.dataset.collection_properties import CollectionProperties
+    for name in ("sky", "sky_margin"): shutil.copytree(hats, tmp_path / "all" / name)
+    properties = CollectionProperties(
+        name="all", hats_primary_table_url="sky", all_margins=["sky_margin"], default_margin="sky_margin")
+    properties.to_properties_file(tmp_path / "all")
+    assert len(hats_to_survey(tmp_path / "all", tmp_path / "back")) == 240
+
+
+def test_each_worker_sees_a_gpu_of_its_own():
+    from distributed import Client
+    with _cluster(["3", "GPU-5e1f"]) as cluster, Client(cluster) as client:
+        assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["3", "GPU-5e1f"]
