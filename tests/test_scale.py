@@ -19,7 +19,14 @@ pytest.importorskip("lsdb", reason="HATS catalogs need pip install 'galaxy_cnn[s
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.run import read_run
 from galaxy_cnn.scale import (
-    _cluster, hats_to_survey, predict_frame, predict_hats, predict_partition, prediction_fingerprint, survey_to_hats)
+    _cluster,
+    hats_to_survey,
+    predict_frame,
+    predict_hats,
+    predict_partition,
+    prediction_fingerprint,
+    survey_to_hats,
+)
 from galaxy_cnn.uncertainty import ErrorModel
 
 
