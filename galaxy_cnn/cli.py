@@ -319,6 +319,10 @@ def report(work, run, survey, out):
     typer.echo(f"Open {work(run, survey, out)} in a browser.")
 
 # %% ../nbs/49_cli.ipynb #07eec18e
+def _is_hats(folder):
+    "Whether a folder holds a HATS catalog or a collection of them"
+    return any((folder / name).is_file() for name in ("partition_info.csv", "collection.properties"))
+
 @command("predict.predict", "run source out tta bs accept_shift scheduler workers", passed_on="scale.predict_hats",
          bs={"min": 1}, workers={"min": 1})
 def predict(work, run, source, out, scheduler, workers, **options):
@@ -333,10 +337,6 @@ def predict(work, run, source, out, scheduler, workers, **options):
         return
     summary = work(run, source, out, **options)
     typer.echo(" ".join([f"{out}: {summary['n']} galaxies.", *summary["notes"]]))
-
-def _is_hats(folder):
-    "Whether a folder is a HATS catalog or a collection"
-    return any((folder / name).is_file() for name in ("partition_info.csv", "collection.properties"))
 
 # %% ../nbs/49_cli.ipynb #ae17cc75
 @command("scale.survey_to_hats", "survey out partition_mb", partition_mb={"min": 0.01})
