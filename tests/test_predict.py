@@ -34,7 +34,8 @@ def test_killed_at_random_it_goes_on_and_ends_with_the_table_of_an_undisturbed_r
     for k in range(3):
         out = tmp_path / f"round{k}/table.parquet"
         out.parent.mkdir()
-        found = one_round(small_run.path, mock_survey.path, out, 24, rng.uniform(1, 4), expected, True)
+        delay = rng.uniform(0, 0.3)
+        found = one_round(small_run.path, mock_survey.path, out, 24, 1 + 3 * k, delay, expected, True)
         kept += found["finished_parts"]
         assert found["identical"] and found["computed_again"] == 0 and not found["left_behind"], found
         assert found.get("other_option_refused", True)
