@@ -201,7 +201,8 @@ def mzr_lines(mzr):
     return ["### The relation on the mock sky", "",
             f"What follows is about the simulation and the code that measures it, not about galaxies: colors of mock galaxies follow their metallicity by construction. Scatter about Tremonti et al. (2004) {with_interval(mzr['observed']['tremonti04']['all']['rmse'])} dex observed, "
             f"{with_interval(mzr['predicted']['tremonti04']['all']['rmse'])} dex predicted. At fixed mass the prediction follows the metallicity with a partial correlation "
-            f"of {with_interval(at['partial_correlation'], 2)}: what the picture shows beyond mass was put there by the simulation.", "",
+            f"of {with_interval(at['partial_correlation'], 2)}, and {with_interval(at['beyond_mass_errors'], 2)} less what mass errors of {at['mass_sigma']:.2f} dex explain: what the picture shows beyond mass was put "
+            "there by the simulation.", "",
             "| what the network predicts (mock) | the relation it implies (mock) | 400 real galaxies, cross-validated |", "|---|---|---|",
             "| ![predicted against true, mock](demo_density.png) | ![mass-metallicity relation, mock](demo_mzr.png) | ![predicted against true, real](real_density.png) |"]
 
