@@ -211,30 +211,7 @@ def speed(results):
             f"RMSE on the mock, fast path minus stock recipe, {len(same['seeds'])} seeds, n = {same['n']:,}: {differences} dex. A Run of a few hundred labels (five networks, eight views, Gaussian process, flag) answers {few:.0f} galaxies a second. Predicting "
             f"2,000 cutouts takes {memory['predict, 2000']:.0f} MB, ten times as many {memory['predict, 20000']:.0f} MB. All numbers: [results/benchmarks.md](benchmarks.md). On a GPU: `benchmarks/gpu.py`"
             + ("." if (results / "gpu.json").is_file() else ", which no GPU has run yet: no speed on a GPU is claimed."), "",
-            "![Images a second](benchmarks.png)", "", *streamed(results)]
-
-
-def streamed(results):
-    "More galaxies than memory holds, in two sentences"
-    found = read_json(results / "streaming.json")
-    rates, ratios = found["images_per_core_second"], found["ratios"]
-    few, many = found["memory"]
-    def of(kind, how): return f"{rates[f'{kind}, {how}']['median']:,.0f}"
-    ways = "; ".join(f"{how} {of('streamed', how)} against {of('in memory', how)} from memory, {ratios[f'streamed, {how} over fastai DataBlock']['value']:.1f} times fastai's DataBlock"
-                     for how in ("center", "shifts and turns"))
-    return [f"What does not fit into memory is streamed from the packed file in a rolling shuffle (chapter 23). Images a second of a core, mock: {ways} ({rates['fastai DataBlock']['median']:,.0f}). A process that streams "
-            f"{few['galaxies']:,} galaxies peaks at {few['peak_MB']:,.0f} MB, one with {many['galaxies']:,} ({many['pixels_MB'] / 1000:.1f} GB of pixels) at {many['peak_MB']:,.0f} MB. `benchmarks/streaming.py`."]
-
-
-def exported(results):
-    "ONNX files beside their networks, as a table"
-    found = read_json(results / "onnx_parity.json")
-    rows = [f"| {'xresnet_tiny, as shipped' if name == 'shipped' else f'{name}, random weights'} | {v['outputs']} | {v['megabytes']:.1f} | {v['max_difference']:.1g} | {v['in_units_of_their_spread']:.1g} |"
-            for name, v in found["networks"].items()]
-    n = next(iter(found["networks"].values()))["n"]
-    return [f"`galaxy-cnn export` writes pictures in, answers out, the eight views inside. Largest difference between the file in onnxruntime and the Run, {n} mock galaxies in batches of "
-            f"{', '.join(map(str, found['batches']))} (the exporter saw {found['example_batch']}), exported in a process of one thread (`benchmarks/onnx_parity.py`):", "",
-            "| network | outputs | MB | largest difference [dex, or the output's unit] | over the scatter of that output |", "|---|---|---|---|---|", *rows]
+            "![Images a second](benchmarks.png)"]
 
 
 def headlines(results):
@@ -256,7 +233,7 @@ def headlines(results):
 
 def results_page(results):
     "results/README.md"
-    parts = {"Results": section, "Beside the paper": reproduction, "Speed": speed, "Export": exported, "Downloads": downloads}
+    parts = {"Results": section, "Beside the paper": reproduction, "Speed": speed, "Downloads": downloads}
     lines = ["# Results", "", "Every file in this folder is written by the script of its name in `benchmarks/`, `demo.*` by `make demo` and this page by `benchmarks/readme.py`.",
              "What is measured on the simulated sky says mock. `make results` writes this page and draws again all figures that come from stored numbers and predictions.", ""]
     for title, make in parts.items(): lines += [f"## {title}", "", *make(results), ""]
