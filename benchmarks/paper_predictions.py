@@ -13,7 +13,7 @@ import pandas as pd
 from harness import RESULTS, option_parser, real_folder, save_figure, write_results
 from matplotlib.figure import Figure
 
-from galaxy_cnn.evaluate import calibration_slope, recalibrate, rmse_of_samples, search_quality
+from galaxy_cnn.evaluate import calibration_slope, onto_the_line, rmse_of_samples, search_quality
 from galaxy_cnn.figures import OBSERVED, PREDICTED, density_figure, panel_titles
 from galaxy_cnn.files import read_json
 from galaxy_cnn.metrics import (
@@ -48,7 +48,7 @@ def measure(true, pred):
     for px, p in pred.items():
         row = {**scores(true, p), "share_above_9.1": float((p > RICH).mean())}
         row["calibration_slope"] = bootstrap(calibration_slope, true, p)
-        row["rmse_recalibrated"] = bootstrap(rmse, true, recalibrate(true, p))
+        row["rmse_recalibrated"] = bootstrap(rmse, true, onto_the_line(true, p))
         if px != 128: row["rmse_minus_128_px"] = paired_difference(rmse, true, p, pred[128])
         found[str(px)] = row
     return found
@@ -56,7 +56,7 @@ def measure(true, pred):
 
 def steps(true, pred):
     "What each halving of the picture costs, as it is and after a straight line through either network's predictions"
-    moved = {px: recalibrate(true, p) for px, p in pred.items()}
+    moved = {px: onto_the_line(true, p) for px, p in pred.items()}
     pairs = list(zip(SIZES[1:], SIZES))
     return {f"{small} - {large} px": {"as they are": paired_difference(rmse, true, pred[small], pred[large]),
                                       "recalibrated": paired_difference(rmse, true, moved[small], moved[large])}

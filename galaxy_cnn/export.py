@@ -279,7 +279,7 @@ def _config(run):
 def _model_card(run, report):
     "README.md of a shared model: YAML for the Hub, and what a reader must know before the first number"
     sky = "a mock sky" if run.card["survey"]["mock"] else "real galaxies"
-    n = run.card["survey"]["n"]
+    n = run.trained_on["n"]
     head = {
         "license": "apache-2.0", "library_name": "galaxy_cnn", "tags": ["astronomy", "galaxies", "metallicity"],
         "model-index": [{"name": f"{run.card['arch']} for {', '.join(run.targets)}", "results": _results(run, sky)}],
@@ -294,6 +294,7 @@ def _model_card(run, report):
 # Gas-phase metallicity from galaxy pictures
 
 {len(run.card['networks'])} x {run.card['arch']} for {', '.join(run.targets)} [dex], trained with galaxy_cnn on {n} cutouts of {sky}.
+{run.recalibrated}
 
     galaxy-cnn predict . IMAGES --out predictions.parquet
 
@@ -317,7 +318,7 @@ def _errors_in_words(run):
 
 def _results(run, sky):
     "RMSEs in the form that the Hub reads"
-    n = sum(network["n_valid"] for network in run.card["networks"])
+    n = run.card.get("recalibration", {}).get("n") or sum(network["n_valid"] for network in run.card["networks"])
     return [{
         "task": {"type": "image-regression"}, "dataset": {"name": f"{sky}, n = {n}", "type": "galaxies"},
         "metrics": [{"type": "rmse", "name": f"RMSE of {t}", "value": run.card["headline"][f"valid_rmse_{t}"]}],

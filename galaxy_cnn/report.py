@@ -128,12 +128,12 @@ def training_sentence(
     labels = " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
     galaxies = "simulated galaxies (mock sky)" if metrics["sky"] == "mock" else "real galaxies"
     what = " and the ".join(_WORDS.get(t, t) for t in run.targets)
-    unseen = "each predicted by the network that has not seen it" if run.folds else "which the training has not seen"
+    unseen = "each predicted without its own label" if run.folds else "which the training has not seen"
     return (
-        f"{_who(card)} trained for {trained} on {labels} {galaxies} of the Survey “{card['survey']['name']}” to read "
+        f"{_who(card)} trained for {trained} on {labels} {galaxies} of the Survey “{run.trained_on['name']}” to read "
         f"the {what} from pictures of {run.size} × {run.size} pixels in g, r and i. "
         f"That took {duration(card['wall_seconds'])} on {card['device']} ({card['precision']}). "
-        f"What follows is measured on {metrics['n']:,} {metrics['split']} galaxies, {unseen}.")
+        f"What follows is measured on {metrics['n']:,} {metrics['split']} galaxies, {unseen}. {run.recalibrated}").rstrip()
 
 # %% ../nbs/41_report.ipynb #0d1d49e2
 def _best_baseline(found):
@@ -521,6 +521,7 @@ def train_command(
     out,  # name of the Run's folder
 ) -> str:
     "The command that trains such a Run"
+    if "recalibration" in card: return f"{card['recalibration']['command']} --out {shlex.quote(out)}"
     by_default = ("arch", "size", "opt", "init") if card.get("gp") else ()  # `train` itself sets these for few labels
     given = {key: v for key, v in card["arguments"].items() if key not in by_default}
     words = ["galaxy-cnn", "train", card["survey"]["name"], "--out", out]
@@ -533,8 +534,7 @@ def train_command(
     if card["survey"]["dropped"]: words.append("--drop-bad")
     if card["survey"].get("not_star_forming"): words.append("--any-class")
     if not given.get("init"): return shlex.join(words)
-    command = shlex.join([*words, "--init", "RUN"])
-    return f"{command}  # RUN: the Run whose first network has the SHA-256 {given['init']}"
+    return f"{shlex.join([*words, '--init', 'RUN'])}  # RUN: the Run whose first network has the SHA-256 {given['init']}"
 
 # %% ../nbs/41_report.ipynb #d8119f28
 def commands(

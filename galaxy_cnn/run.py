@@ -114,6 +114,12 @@ class Run:
     @cached_property
     def split(self): return self.split_of(self.survey())
 
+    @property
+    def trained_on(self): return self.card.get("recalibration", {}).get("trained_on", self.card["survey"])
+
+    @property
+    def recalibrated(self): return self.card.get("recalibration", {}).get("sentence", "")  # how, if it was
+
     def history(self): return pd.read_csv(self.path / HISTORY_FILE)
 
     def describe(self):
@@ -139,8 +145,10 @@ class Run:
             return _pool_answers(self, *_answers_to_images(self, source, numbers, tta, bs))
         files = image_sources(source) if isinstance(source, Survey) else source
         answers, features = _answers_to_files(self, files, numbers, tta, bs)
-        is_known = isinstance(source, Survey) and network is None
-        return _pool_answers(self, answers, features, _held_out_by(self, source) if is_known else None)
+        held_by = _held_out_by(self, source) if isinstance(source, Survey) and network is None else None
+        lines = self.card.get("held_out_lines")  # of a Run that was recalibrated
+        if lines is None or held_by is None: return _pool_answers(self, answers, features, held_by)
+        return _on_lines(_pool_answers(self, answers, features), lines, held_by)
 
 # %% ../nbs/27_run.ipynb #cb0a37c6
 _CARD_KEYS = ("format", "arch", "self_attention", "size", "targets", "networks", "gp", "split", "survey", "recipe",
@@ -153,7 +161,9 @@ def read_run(
     path = Path(path)
     card = _read_card(path)
     run = Run(path, card)
-    for k in range(len(card["networks"])): _check_weights(run, k)
+    with torch.device("meta"): state = run.new_model().state_dict()
+    shapes = {name: list(value.shape) for name, value in state.items()}
+    for entry in card["networks"]: _check_weights(path / entry["file"], entry["sha256"], shapes, card)
     for part in [card["gp"], card["gp"]["frozen"]] if card["gp"] else []:
         file = path / part["file"]
         if not file.is_file() or file_hash(file) != part["sha256"]:
@@ -180,19 +190,17 @@ def _read_card(path):
     return card
 
 # %% ../nbs/27_run.ipynb #be9ede40
-def _check_weights(run, k):
-    "`InputError` unless the weights of network `k` are there, fit the card's architecture and are those of the card"
-    file = run.weights_file(k)
+def _check_weights(file, digest, expected, card):
+    "`InputError` unless the weights of a network are there, have the shapes of the card's architecture and its SHA-256"
     if not file.is_file(): raise InputError(f"{file} is missing: copy the whole Run again or train anew.")
-    with torch.device("meta"): expected = {name: list(v.shape) for name, v in run.new_model().state_dict().items()}
     try:
         with safe_open(file, "pt") as f: shapes = {name: f.get_slice(name).get_shape() for name in f.keys()}
     except (SafetensorError, OSError) as e:
         raise InputError(f"{file} is not a readable safetensors file ({e}): copy it again or train anew.") from None
     if shapes != expected:
-        raise InputError(f"{file} does not hold the weights of {run.card['arch']} for {', '.join(run.targets)}, "
+        raise InputError(f"{file} does not hold the weights of {card['arch']} for {', '.join(card['targets'])}, "
                          f"as {CARD_FILE} says: restore both from one Run.")
-    if file_hash(file) != run.card["networks"][k]["sha256"]:
+    if file_hash(file) != digest:
         raise InputError(f"{file} is damaged (its SHA-256 is not the card's): copy it again or train anew.")
 
 # %% ../nbs/27_run.ipynb #d234b8c8
@@ -245,7 +253,9 @@ def _answers_to_part(run, networks, images, tta, precision, device):
         means, log_sigmas = views[..., :n], views[..., n:]
         of_views = run.gp["share"] * means.var(0) if run.gp else means.var(0)
         answer[0], answer[1] = means.mean(0), np.exp(2 * log_sigmas).mean(0) + of_views
-        if run.gp: answer[0], answer[2] = average_with_gp(run, k, answer[0], inputs)
+        if not run.gp: continue
+        processes = [run.gp["arrays"][k, t] for t in run.targets]
+        answer[0], answer[2] = average_with_gp(run.gp["share"], processes, answer[0], inputs)
     return answers, features
 
 # %% ../nbs/27_run.ipynb #cc082445
@@ -265,6 +275,13 @@ def _pool_answers(run, answers, features=None, held_by=None):
     if is_old or not (is_ensemble or run.gp):
         return Prediction(mean, np.sqrt(aleatoric + inner), np.full_like(mean, np.nan), features)
     return Prediction(mean, np.sqrt(aleatoric), np.sqrt(inner + between), features)
+
+# %% ../nbs/27_run.ipynb #dc462ddf
+def _on_lines(prediction, lines, fold):
+    "Prediction of galaxies whose answers are moved by the lines [folds, targets, 2] of their folds [n]"
+    intercept, slope = np.moveaxis(np.asarray(lines)[fold], -1, 0)
+    parts = slope * prediction.aleatoric, slope * prediction.epistemic
+    return Prediction(intercept + slope * prediction.mean, *parts, prediction.features)
 
 # %% ../nbs/27_run.ipynb #de608768
 def _answers_to_files(run, files, numbers, tta, bs):

@@ -90,7 +90,7 @@ class Prediction:
 
 # %% ../nbs/22_uncertainty.ipynb #f6bbb549
 INTERVAL_LEVELS = (0.68, 0.90, 0.95)  # of the intervals
-_MIN_CALIBRATION = 30  # galaxies: the 95 % quantile needs 19 to exist at all, and 30 to be of use
+_MIN_CALIBRATION = 25  # galaxies: the 95 % quantile needs 19 to exist at all, and some more to be of use
 
 # %% ../nbs/22_uncertainty.ipynb #38399c5d
 def linear_spline_basis(

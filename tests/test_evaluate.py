@@ -12,7 +12,7 @@ from galaxy_cnn.evaluate import (
     calibration_slope,
     evaluate,
     format_table,
-    recalibrate,
+    onto_the_line,
     rmse_of_samples,
     search_quality,
 )
@@ -96,7 +96,7 @@ def test_what_the_published_predictions_say_beyond_the_paper(real):
     true, pred = table["oh_p50"].to_numpy(), {px: table[f"pred_{px}"].to_numpy() for px in PUBLISHED}
     slopes = {px: round(float(calibration_slope(true, p)), 3) for px, p in pred.items()}
     assert slopes == {128: 0.983, 64: 1.093, 32: 1.088, 16: 1.059}
-    moved = {px: float(rmse(true, recalibrate(true, p))) for px, p in pred.items()}
+    moved = {px: float(rmse(true, onto_the_line(true, p))) for px, p in pred.items()}
     assert moved == pytest.approx({128: 0.0848, 64: 0.0866, 32: 0.0911, 16: 0.1035}, abs=1e-4)
     poor = search_quality(true, pred[128], high=8.4)
     assert (round(poor["completeness"]["value"], 2), round(poor["purity"]["value"], 2)) == (0.47, 0.69)
@@ -118,7 +118,7 @@ def test_a_straight_line_undoes_a_straight_line(seed, slope, shift):
     pred = true + rng.normal(0, 0.05, 500)
     bent = 8.9 + slope * (pred - 8.9) + shift
     assert calibration_slope(true, bent) == pytest.approx(calibration_slope(true, pred) / slope)
-    np.testing.assert_allclose(recalibrate(true, bent), recalibrate(true, pred), atol=1e-9)
+    np.testing.assert_allclose(onto_the_line(true, bent), onto_the_line(true, pred), atol=1e-9)
 
 
 def test_recalibration_of_a_galaxy_has_not_seen_its_label():
@@ -126,7 +126,7 @@ def test_recalibration_of_a_galaxy_has_not_seen_its_label():
     true, pred = rng.normal(size=200), rng.normal(size=200)
     half = np.random.default_rng(0).permutation(200) % 2 == 0
     other = np.where(half, true + 5, true)  # other labels in one half
-    same, moved = recalibrate(true, pred), recalibrate(other, pred)
+    same, moved = onto_the_line(true, pred), onto_the_line(other, pred)
     assert np.array_equal(same[half], moved[half]) and (moved[~half] > same[~half] + 4).all()
 
 

@@ -1,0 +1,122 @@
+"""Labels of a new kind of pictures correct a Run: the line is exact, the new Run is whole, and wrong input ends in a sentence."""
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from galaxy_cnn.cli import exit_code
+from galaxy_cnn.evaluate import evaluate
+from galaxy_cnn.export import export_folder
+from galaxy_cnn.files import InputError, file_hash
+from galaxy_cnn.images import read_images
+from galaxy_cnn.metrics import coverage
+from galaxy_cnn.predict import predict
+from galaxy_cnn.recalibrate import fit_line, recalibrate
+from galaxy_cnn.report import commands, training_sentence
+from galaxy_cnn.run import read_run
+from galaxy_cnn.survey import write_survey
+from galaxy_cnn.train import train
+from galaxy_cnn.uncertainty import ErrorModel, fit_calibration
+
+
+@pytest.fixture(scope="module")
+def parent(few, tmp_path_factory):
+    "Two networks of one epoch, each with a Gaussian process"
+    out = tmp_path_factory.mktemp("parent") / "parent"
+    return train(few, out, init="pretrained", folds=2, gp=True, arch="xresnet_tiny", epochs=1, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def darker(mock_survey, tmp_path_factory):
+    "144 galaxies that the parent has not seen, at 0.7 of their levels; the first 60 have labels"
+    folder = tmp_path_factory.mktemp("darker") / "darker"
+    (folder / "images").mkdir(parents=True)
+    part = mock_survey.select(np.arange(240) >= 96)
+    for objID, image in zip(part.catalog["objID"], read_images(part.image_files)):
+        Image.fromarray(np.rint(0.7 * image).astype("uint8")).save(folder / "images" / f"{objID}.png")
+    catalog = part.catalog.assign(oh_p50=part.catalog["oh_p50"].where(np.arange(144) < 60, -9999))
+    return write_survey(folder, catalog, {"source": "mock"})
+
+
+@pytest.fixture(scope="module")
+def child(parent, darker): return recalibrate(parent, darker, parent.path.with_name("child"))
+
+
+def test_answers_lie_on_the_line_with_gaussian_processes_too(parent, child, darker):
+    files = darker.image_files[60:80]
+    before, after = parent.predict(files), child.predict(files)
+    line = child.card["recalibration"]["lines"]["metallicity"]
+    fitted = np.polyfit(before.mean[:, 0], after.mean[:, 0], 1)
+    np.testing.assert_allclose(after.mean[:, 0], np.polyval(fitted, before.mean[:, 0]), atol=2e-6)
+    assert abs(fitted[0] - line["slope"]) < 1e-3
+    np.testing.assert_allclose(after.sigma, line["slope"] * before.sigma, rtol=1e-5)
+
+
+def test_held_out_answers_do_not_know_their_own_label(parent, child, darker):
+    galaxies = child.survey()
+    assert len(galaxies) == 60 and len(child.card["survey"]["dropped"]) == 84
+    true, fold = galaxies.target("metallicity"), child.split.network
+    before, after = parent.predict(galaxies.image_files).mean[:, 0], child.predict(galaxies).mean[:, 0]
+    method = child.card["recalibration"]["method"]
+    for k in range(5):
+        intercept, slope = fit_line(true[fold != k], before[fold != k], method)
+        np.testing.assert_allclose(after[fold == k], intercept + slope * before[fold == k], atol=5e-6)
+    rmse = child.card["recalibration"]["rmse"]["metallicity"]
+    assert rmse[method] == min(rmse.values()) == child.card["headline"]["valid_rmse_metallicity"]
+    assert abs(np.sqrt(np.mean((after - true) ** 2)) - rmse[method]) < 1e-5
+
+
+def test_the_child_is_a_run_as_any_other(parent, child, darker, tmp_path):
+    assert child.card["recalibration"]["parent"] == file_hash(parent.path / "model.json")
+    assert predict(child, darker.path, tmp_path / "t.csv")["n"] == 144, "the new pictures are no shift to it"
+    metrics = evaluate(child)
+    assert metrics["n"] == 60 and ErrorModel.load(child.path).detector is not None, "144 pictures, labelled or not"
+    assert metrics["targets"]["metallicity"]["cnn"]["rmse"]["value"] == pytest.approx(
+        child.card["headline"]["valid_rmse_metallicity"], abs=1e-5)
+    text = training_sentence(child, metrics)
+    assert f"“{parent.card['survey']['name']}”" in text and "Recalibrated on 60 galaxies of darker" in text
+    assert "galaxy-cnn recalibrate parent darker --method" in " ".join(commands(child, metrics))
+    export_folder(child, tmp_path / "shared")
+    shared = (tmp_path / "shared" / "README.md").read_text()
+    assert "on 96 cutouts" in shared and "Recalibrated on 60" in shared
+    assert read_run(tmp_path / "shared").recalibrated == child.recalibrated
+
+
+def test_fine_tuning_gives_a_run_of_five_folds(parent, darker, tmp_path, monkeypatch):
+    monkeypatch.setattr("galaxy_cnn.recalibrate.train", partial(train, epochs=1))
+    some = darker.select(np.arange(144) < 26)
+    tuned = recalibrate(parent, some, tmp_path / "tuned", method="fine-tuning")
+    assert len(tuned.networks) == 5 and tuned.gp and len(tuned.survey()) == 26
+    errors = tuned.card["recalibration"]["rmse"]["metallicity"]
+    assert set(errors) == {"nothing", "fine-tuning"} and "fine-tuned" in tuned.recalibrated
+    assert ErrorModel.load(tuned.path).calibrations["metallicity"].n == 26
+
+
+@pytest.mark.parametrize("n", [25, 60])
+def test_intervals_of_few_galaxies_hold_on_average(n):
+    rng = np.random.default_rng(0)
+    held = []
+    for seed in range(60):
+        pred = rng.normal(8.9, 0.2, n + 500)
+        true = pred + rng.normal(0, 0.1, n + 500)
+        ends = fit_calibration(true[:n], pred[:n], seed=seed).interval(pred[n:])
+        held.append(coverage(true[n:], *ends)["value"])
+    assert 0.88 < np.mean(held) < 0.92 + 1.5 / n, "the fewer, the wider"
+
+
+def test_wrong_input_ends_in_a_sentence_and_leaves_nothing(parent, darker, few, tmp_path):
+    other = write_survey(tmp_path / "other", darker.catalog.drop(columns="oh_p50").assign(lgm_tot_p50=10.0), darker.info)
+    unlabelled = darker.select(np.arange(144) >= 60)
+    wrong = {
+        "at least 25": (darker.select(np.arange(144) < 24), {}),
+        "has 0 labelled galaxies (oh_p50)": (unlabelled, {}),
+        "no column 'oh_p50'": (other, {}),
+        "labelled galaxies (oh_p50), 93 of which": (few, {}),
+        "no method 'best'": (darker, {"method": "best"}),
+    }
+    for text, (survey, options) in wrong.items():
+        with pytest.raises(InputError) as error: recalibrate(parent, survey, tmp_path / "out", **options)
+        assert text in str(error.value) and exit_code(error.value) == 2, error.value
+    with pytest.raises(InputError, match="exists"): recalibrate(parent, darker, parent.path)
+    assert {p.name for p in tmp_path.iterdir()} == {"other"}
