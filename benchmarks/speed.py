@@ -1,6 +1,6 @@
 """Loading, training and predicting on a CPU, beside what a user would pick instead.
 
-    python benchmarks/speed.py [--part decode loader step threads fit predict memory] [--repeats 3] [--work runs/speed]
+    python benchmarks/speed.py [--part decode loader step threads fit limits predict memory] [--repeats 3] [--work runs/speed]
                                [--out results/benchmarks.json] [--core-seconds] [--float32]
 
 Same machine, same run, repeats interleaved, medians and ranges. Results are merged into the JSON and written as a table
@@ -17,6 +17,7 @@ import sys
 import time
 from functools import partial
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from galaxy_cnn.train import train
 N, SEED = 2560, 51
 BATCHES = {"xresnet_tiny": 24, "xresnet18": 3}  # of one timed epoch
 EPOCHS = {"xresnet_tiny": (1536, 8), "xresnet18": (768, 2)}  # galaxies that train, epochs
+ANSWERED = {"xresnet_tiny": 2048, "xresnet18": 512}  # galaxies that are predicted
 
 
 clock = time.process_time if "--core-seconds" in sys.argv else time.perf_counter
@@ -112,15 +114,15 @@ def webdataset_loader(survey, rows, stats, folder):
 PEERS = {"datasets": ("Hugging Face datasets", hugging_face_loader), "webdataset": ("webdataset", webdataset_loader)}
 
 
-def count(loader):
+def images_in(loader):
     "Images of an epoch"
     return sum(len(b["x"] if isinstance(b, dict) else b[0]) for b in loader)
 
 
 def second_epoch(loader):
     "Images a second of a loader's second epoch: a function that goes on to the next"
-    n = count(loader)
-    return lambda: rate(lambda: count(loader), n)
+    n = images_in(loader)
+    return lambda: rate(lambda: images_in(loader), n)
 
 
 def loader_part(survey, args):
@@ -240,15 +242,15 @@ def threads_part(survey, args):
 
 # A whole training
 
-def fit_once(survey, arch, fast, args):
-    "Seconds from files to a trained network, and its RMSE on the mock galaxies held out"
+def fit_once(survey, arch, fast, args, seeds):
+    "Seconds from files to a trained network, and its RMSE on the mock galaxies held out; the next seed each time"
     (n, epochs), rows = EPOCHS[arch], np.arange(len(survey))
     epochs = args.epochs or epochs
     split = np.select([rows < n, rows < n + 512], ["train", "valid"], "")
-    rmse, start = Rmse(), clock()
+    rmse, seed, start = Rmse(), next(seeds), clock()
     dls = fast_dls(survey, split, load_cutouts(survey)[0], arch) if fast else stock_dls(survey, split, arch)
     precision = choose_precision("auto", "cpu") if fast else "fp32"
-    learn = learner(dls, survey, split, arch, precision, not fast, [EpochSeed(0), rmse])
+    learn = learner(dls, survey, split, arch, precision, not fast, [EpochSeed(seed), rmse], seed)
     learn.fit_one_cycle(epochs, RECIPES[arch].lr)
     seconds = clock() - start
     return {"seconds": seconds, "rmse_mock": rmse.value, "images_per_second": n * epochs / seconds}
@@ -257,9 +259,37 @@ def fit_once(survey, arch, fast, args):
 def fit_part(survey, args):
     "Whole trainings on all cores"
     paths = {"stock": False, "fast path": True}
-    works = {f"{arch}, {name}": partial(fit_once, survey, arch, fast, args)
+    works = {f"{arch}, {name}": partial(fit_once, survey, arch, fast, args, count())
              for arch in args.archs for name, fast in paths.items()}
     return interleaved(works, args.repeats)
+
+
+# What no loader, optimizer or callback can win
+
+def forth_and_back(layer, x, out): layer(x).backward(out)
+
+
+def limits_part(survey, args, arch="xresnet_tiny"):
+    "Least seconds of a training step in float32, and of its convolutions alone, each with the input that it has there"
+    model, bs, seen = create_model(arch, sigma=True).to(memory_format=torch.channels_last), RECIPES[arch].bs, []
+    opt, loss_func, y = torch.optim.AdamW(model.parameters(), foreach=True), FaithfulLoss(), torch.randn(bs)
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    hooks = [m.register_forward_hook(lambda layer, x, out: seen.append((layer, x[0].detach(), out.detach()))) for m in layers]
+    def step():
+        loss_func(model(torch.randn(bs, 3, 112, 112)), y).backward()
+        opt.step()
+        opt.zero_grad()
+    step()
+    for hook in hooks: hook.remove()
+    seconds = operations = 0
+    for i, (layer, x, out) in enumerate(seen):
+        x.requires_grad_(i > 0)  # the pictures need no gradient
+        seconds += min(times(partial(forth_and_back, layer, x, out), 15, 3, time.process_time))
+        operations += (2 + (i > 0)) * 2 * out.numel() * layer.weight[0].numel()
+    whole = min(times(step, 15, 3, time.process_time))
+    return {f"{arch}, training step": {"milliseconds": 1000 * whole},
+            f"{arch}, convolutions forward and backward": {
+                "milliseconds": 1000 * seconds, "GFLOP_per_second": operations / seconds / 1e9, "share_of_the_step": seconds / whole}}
 
 
 # Prediction
@@ -274,22 +304,25 @@ def stock_predictions(run, survey, split, workers):
 
 
 def predict_part(survey, args):
-    "Galaxies a second from files (and the packed file) to a table, without flag and Gaussian process, and with them"
-    half = np.where(np.arange(len(survey)) < 512, "train", "valid")
-    rest, works = survey.select(half == "valid"), {}
-    table, names = args.work / "table.parquet", [f"{Path(f).resolve()}\n" for f in rest.image_files]
-    def ours(run, n=len(rest), **options):
+    "Galaxies a second from files (and the packed file) to a table: the network alone, and with error bars and flag"
+    some, works, table = survey.select(np.arange(len(survey)) < 512), {}, args.work / "table.parquet"
+    names = [f"{Path(f).resolve()}\n" for f in survey.image_files[512:]]
+    def ours(run, n, **options):
         listed = args.work / f"list{n}.txt"
         listed.write_text("".join(names[:n]))
         return partial(rate, lambda: predict(run, listed, table, **options), n)
     for arch, epochs in (("xresnet_tiny", 2), ("xresnet18", 1)):
         if arch not in args.archs: continue
-        training = survey.select(half == "train")
-        run = small_run(training, args.work / f"run-{arch}", arch=arch, epochs=epochs, init=None)
+        n, options = ANSWERED[arch], dict(arch=arch, epochs=epochs, init=None)
+        alone = small_run(some, args.work / f"run-{arch}-alone", calibrate=False, **options)
+        run = small_run(some, args.work / f"run-{arch}", **options)
+        rows = np.arange(len(survey))
+        split = np.select([rows < 512, rows < 512 + n], ["train", "valid"], "")
         for w in [w for w in (0, 2, 4) if w <= CORES and not (w and args.core_seconds)]:
-            works[f"{arch}, learn.get_preds, {w} workers"] = stock_predictions(run, survey, half, w)
-        works[f"{arch}, predict, one view"] = ours(run, tta=False)
-        works[f"{arch}, predict, eight views"] = ours(run, 512)
+            works[f"{arch}, learn.get_preds, {w} workers"] = stock_predictions(run, survey, split, w)
+        works[f"{arch}, predict, one view"] = ours(alone, n, tta=False)
+        works[f"{arch}, predict, one view, error bars and flag"] = ours(run, n, tta=False, accept_shift=True)
+        works[f"{arch}, predict, eight views"] = ours(alone, n // 4)
     if len(args.archs) < len(EPOCHS): return interleaved(works, args.repeats)
     few = small_run(survey.select(np.arange(len(survey)) < 400), args.work / "run-few")
     works["few labels (5 networks, eight views, Gaussian process, flag), predict"] = ours(few, 512)
@@ -346,7 +379,8 @@ def ratios(parts):
     for arch in EPOCHS:
         for title, (part, ours, theirs) in COMPARED.items():
             ours, theirs = ours.format(arch), theirs.format(arch)
-            if ours in parts.get(part, {}): found[title.format(arch)] = ratio(best(part, ours), best(part, theirs))
+            if ours not in parts.get(part, {}): continue
+            found[title.format(arch)] = ratio(parts[part][ours]["images_per_second"], best(part, theirs))
     return found
 
 
@@ -380,7 +414,7 @@ def part_lines(part, rows):
 def cell(v):
     "A number with its range"
     if v is None: return ""
-    if not isinstance(v, dict): return f"{v:.0f}"
+    if not isinstance(v, dict): return f"{v:.3g}" if v < 100 else f"{v:.0f}"
     digits = 0
     if v["median"] < 100: digits = 1
     if v["median"] < 1: digits = 4
@@ -403,11 +437,29 @@ def figure(results):
     return fig
 
 
+def core_figure(with_bf16, without):
+    "Images a second of a core in whole trainings and prediction, with bfloat16 and without, ours red and filled"
+    fig = new_figure(9, 2.6)
+    for ax, (results, title) in zip(fig.subplots(1, 2), ((with_bf16, "with bfloat16"), (without, "AVX2, float32"))):
+        rows = {**results["parts"]["fit"], **results["parts"]["predict"]}
+        names = [f"{arch}, {word}" for word in ("fast path", "stock", "predict, one view", "learn.get_preds, 0 workers")
+                 for arch in EPOCHS if f"{arch}, {word}" in rows]
+        plot_rates(ax, {name: rows[name]["images_per_second"]["median"] for name in names[::-1]}, "images/s of a core")
+        panel_titles(ax, "mock sky", title)
+    return fig
+
+
 def plot_part(ax, part, rows, cores):
     "Rates of the rows of a part"
     key, label = "images_per_second", f"images/s, {cores} cores"
     if part == "loader": key, label = "per_core", "images/s a core, second epoch"
     rates = {name: rows[name][key]["median"] for name in list(rows)[::-1]}
+    plot_rates(ax, rates, label)
+    panel_titles(ax, "mock sky", DRAWN[part])
+
+
+def plot_rates(ax, rates, label):
+    "Rates by name, from below"
     for i, (name, v) in enumerate(rates.items()):
         own = any(word in name for word in OURS) and "get_preds" not in name
         ax.plot(v, i, ms=5, **STYLES[own])
@@ -415,11 +467,10 @@ def plot_part(ax, part, rows, cores):
     ax.set(xscale="log", xlim=(min(rates.values()) / 2, max(rates.values()) * 3), xlabel=label)
     ax.set(yticks=range(len(rates)), yticklabels=list(rates), ylim=(-0.6, len(rates) - 0.4))
     ax.tick_params(labelsize=8)
-    panel_titles(ax, "mock sky", DRAWN[part])
 
 
 PARTS = {"decode": decode_part, "loader": loader_part, "step": step_part, "threads": threads_part, "fit": fit_part,
-         "predict": predict_part, "memory": memory_part}
+         "limits": limits_part, "predict": predict_part, "memory": memory_part}
 
 
 def main(args):
