@@ -2,8 +2,8 @@
 
     GALAXY_CNN_REAL=... python benchmarks/folds.py [--repeats 1] [--epochs N] [--float32] [--out results/folds.json]
 
-Fresh processes, interleaved. One after the other is how all cores were used before: every network on all threads. Nothing
-else should run. --float32 makes of any x86 one without AVX-512 and bfloat16, for PyTorch and oneDNN.
+Fresh processes, interleaved. One after the other is how all cores were used before: every network on all threads.
+Nothing else should run. --float32 makes of any x86 one without AVX-512 and bfloat16, for PyTorch and oneDNN.
 """
 import os
 import tempfile
@@ -16,19 +16,21 @@ from harness import CORES, fresh_python, interleaved, machine, option_parser, re
 from galaxy_cnn.files import read_json
 from galaxy_cnn.survey import read_survey
 
-WAYS = {"side by side, one thread each": "", "one after the other, on all threads": "t._WORTH_PROCESSES = float('inf'); "}
+WAYS = {"side by side, one thread each": "",
+        "one after the other, on all threads": "t._WORTH_PROCESSES = float('inf'); "}
 
 
 def train_once(survey, how, precision, epochs):
     "Seconds of the whole training and of its networks, and what they reach"
-    code = f"import sys; import galaxy_cnn.train as t; {how}t.train(*sys.argv[1:3], precision=sys.argv[3], epochs={epochs}, quiet=True)"
+    options = f"precision={precision!r}, epochs={epochs}, quiet=True"
+    code = f"import sys; import galaxy_cnn.train as t; {how}t.train(*sys.argv[1:3], {options})"
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        fresh_python("-c", code, survey, Path(folder) / "run", precision)
+        fresh_python("-c", code, survey, Path(folder) / "run")
         seconds = time.perf_counter() - start
         card = read_json(Path(folder) / "run" / "model.json")
-    rmse = card["headline"]["valid_rmse_metallicity"]
-    return {"seconds": seconds, "seconds_of_the_networks": card["wall_seconds"], "rmse": rmse, "threads": card["threads"]}
+    return {"seconds": seconds, "seconds_of_the_networks": card["wall_seconds"], "threads": card["threads"],
+            "rmse": card["headline"]["valid_rmse_metallicity"]}
 
 
 def main(args):
@@ -40,7 +42,8 @@ def main(args):
     found = interleaved(ways, args.repeats)
     one, other = (found[name]["seconds_of_the_networks"]["median"] for name in WAYS)
     results = {"machine": machine(), "cores": CORES, "precision": precision, "epochs": args.epochs or "the recipe's",
-               "load": {"before": before, "after": os.getloadavg()[0]}, "ways": found, "gain": {"value": other / one, "unit": "x, networks alone"}}
+               "load": {"before": before, "after": os.getloadavg()[0]}, "ways": found,
+               "gain": {"value": other / one, "unit": "x, networks alone"}}
     what = "seconds of `train` on a few hundred labels, with start of the process, Gaussian processes and error bars"
     write_results(args.out, results, what, "real", len(read_survey(survey)))
     print(results)

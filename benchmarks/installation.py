@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness import ROOT, machine, option_parser, write_results
 
-NOT_NEEDED = ("triton", "cuda-bindings", "cuda-pathfinder", "cuda-toolkit")
+NOT_NEEDED = ("triton", "nvidia-cusolver")
 GROUPS = ("nvidia", "torch", "triton")  # folders of site-packages; what else there is is counted together
 TRIAL = """
 import sys, torch, torchvision
@@ -33,7 +33,8 @@ def size(folder):
 def trial(python, folder):
     "Whether the installation imports and trains: the last line that it says"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"MPLBACKEND": "Agg"}
-    done = subprocess.run([python, "-W", "ignore", "-c", TRIAL, folder], capture_output=True, text=True, env=environment, cwd=folder)
+    options = dict(capture_output=True, text=True, env=environment, cwd=folder)
+    done = subprocess.run([python, "-W", "ignore", "-c", TRIAL, folder], **options)
     return (done.stdout + done.stderr).strip().splitlines()[-1]
 
 

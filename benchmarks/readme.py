@@ -227,7 +227,8 @@ CPU_ROWS = {"whole training, xresnet_tiny": "whole training, xresnet_tiny, 5 epo
 def cpu_table(results):
     "Ratios and errors with bfloat16 and without"
     both = [read_json(results / f"cpu_{name}.json") for name in ("bf16", "float32")]
-    def gain(found, name): return "{:.1f} ({:.1f}, {:.1f})".format(found["ratios"][name], *found["ratio_ranges"][name])
+    def gain(found, name):
+        return "{:.1f} ({:.1f}, {:.1f})".format(found["ratios"][name], *found["ratio_ranges"][name]) if name in found["ratios"] else "not measured"
     lines = ["| times as fast | with bfloat16 | without |", "|---|---|---|"]
     lines += [f"| {title} | {' | '.join(gain(found, name) for found in both)} |" for name, title in CPU_ROWS.items()]
     for path in ("stock", "fast path"):
@@ -242,9 +243,9 @@ def what_limits(results):
     found = read_json(results / "cpu_float32.json")
     stock, ours = ({k: v["images_per_second"]["median"] for k, v in found["parts"]["predict"].items() if k.startswith("xresnet_tiny") and word in k} for word in ("get_preds", "one view"))
     flagged = ours["xresnet_tiny, predict, one view, error bars and flag"]
-    limits = found["parts"]["limits"]["xresnet_tiny, convolutions forward and backward"]
-    return (f"Asked for were 1.5 in training and 2.5 in prediction without bfloat16. Both paths multiply the same numbers: the convolutions of xresnet_tiny run at {limits['GFLOP_per_second']:.0f} GFLOP/s of a core and take "
-            f"{limits['share_of_the_step']:.0%} of our training step, so what can be won is the rest. `predict` answers {ours['xresnet_tiny, predict, one view']:.0f} galaxies a second of a core (with error bars and flag {flagged:.0f}), "
+    limits = read_json(results / "limits.json")
+    return (f"Asked for were 1.5 in training and 2.5 in prediction without bfloat16. Both paths multiply the same numbers: the convolutions of xresnet_tiny run at {limits['pace']['value']:.0f} GFLOP/s of a core and take "
+            f"{limits['share']['value']:.0%} of our training step, so what can be won is the rest. `predict` answers {ours['xresnet_tiny, predict, one view']:.0f} galaxies a second of a core (with error bars and flag {flagged:.0f}), "
             f"`get_preds` {max(stock.values()):.0f}.")
 
 
@@ -261,16 +262,25 @@ def gpu_lines(results):
 
 
 def cores_lines(results):
-    "Folds side by side, and a busy machine"
-    folds, busy = (read_json(results / f"{n}.json") for n in ("folds", "busy_machine"))
+    "Folds side by side, and a busy machine, where they were measured"
+    return [line(read_json(results / f"{name}.json")) for name, line in (("folds", folds_line), ("busy_machine", busy_line)) if (results / f"{name}.json").is_file()]
+
+
+def folds_line(folds):
+    "Five networks in processes of one thread each, and one after the other"
     apart, together = (folds["ways"][name] for name in ("side by side, one thread each", "one after the other, on all threads"))
-    kept, load = busy["ratios"], busy["load"]
+    return (f"- `galaxy-cnn train` on {folds['n']} real galaxies, {folds['cores']} cores, epochs: {folds['epochs']}: its five networks take {apart['seconds_of_the_networks']['median']:.0f} s side by side, a thread each, and "
+            f"{together['seconds_of_the_networks']['median']:.0f} s one after the other on all threads; the whole command {apart['seconds']['median']:.0f} and {together['seconds']['median']:.0f} s (other work beside it: load "
+            f"{folds['load']['before']:.0f} before).")
+
+
+def busy_line(busy):
+    "Training beside a neighbour"
+    kept, load, repeats = busy["ratios"], busy["load"]["before"], busy["steps"]["sleep, quiet"]["images_per_second"]["repeats"]
     def of(v): return f"{v['value']:.2f} ({v['lo']:.2f}, {v['hi']:.2f})"
     sleep, spin = (kept[f"kept beside a neighbour, threads that {word}"] for word in ("sleep", "spin"))
-    return [f"- `galaxy-cnn train` on {folds['n']} real galaxies, {folds['cores']} cores: its five networks take {apart['seconds_of_the_networks']['median']:.0f} s side by side, a thread each, and "
-            f"{together['seconds_of_the_networks']['median']:.0f} s one after the other on all threads; the whole command {apart['seconds']['median']:.0f} and {together['seconds']['median']:.0f} s (load {folds['load before']:.1f} before).",
-            f"- Threads that wait sleep (`OMP_WAIT_POLICY=PASSIVE`, set by the package unless you have set it). Beside a neighbour that keeps half of the cores busy, training keeps {of(sleep)} of its pace; with threads that spin, as "
-            f"torch comes, {of(spin)}. Without the neighbour sleeping has {of(kept['sleep over spin, quiet'])} of the pace of spinning ({sleep and busy['steps']['sleep, quiet']['images_per_second']['repeats']} repeats, load {load['before']:.1f} before)."]
+    return (f"- Threads that wait sleep (`OMP_WAIT_POLICY=PASSIVE`, set by the package unless you have set it). Beside a neighbour that keeps half of the cores busy, training keeps {of(sleep)} of its pace; with threads that spin, as "
+            f"torch comes, {of(spin)}. Without the neighbour sleeping has {of(kept['sleep over spin, quiet'])} of the pace of spinning ({repeats} repeats, load {load:.0f} before).")
 
 
 def batch_study(fast):

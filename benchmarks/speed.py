@@ -1,6 +1,6 @@
 """Loading, training and predicting on a CPU, beside what a user would pick instead.
 
-    python benchmarks/speed.py [--part decode loader step threads fit limits predict memory] [--repeats 3] [--work runs/speed]
+    python benchmarks/speed.py [--part decode loader step fit predict memory] [--repeats 3] [--work runs/speed]
                                [--out results/benchmarks.json] [--core-seconds] [--float32]
 
 Same machine, same run, repeats interleaved, medians and ranges. Results are merged into the JSON and written as a table
@@ -10,7 +10,6 @@ The CPU should have nothing else to do; where it has, --core-seconds lets one th
 Accuracy of the two paths: benchmarks/same_accuracy.py.
 """
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -35,7 +34,7 @@ from galaxy_cnn.images import decode
 from galaxy_cnn.learner import BF16_FLAGS, RECIPES, EpochSeed, choose_precision
 from galaxy_cnn.loaders import CutoutDataset, InMemoryLoader, image_statistics, load_cutouts
 from galaxy_cnn.mock_images import make_mock
-from galaxy_cnn.models import FaithfulLoss, create_model, torch_threads
+from galaxy_cnn.models import torch_threads
 from galaxy_cnn.predict import predict
 from galaxy_cnn.run import read_run
 from galaxy_cnn.survey import pack
@@ -210,36 +209,6 @@ def step_part(survey, args):
     return found
 
 
-# Threads that wait
-
-def step_pace(batches=40, warm=4):
-    "Print images a second, of the clock and of all cores, of xresnet_tiny's step on as many threads as there are cores"
-    torch.set_num_threads(CORES)
-    bs = RECIPES["xresnet_tiny"].bs
-    model = create_model("xresnet_tiny", sigma=True).to(memory_format=torch.channels_last)
-    opt, loss_func = torch.optim.AdamW(model.parameters(), foreach=True), FaithfulLoss()
-    x, y = torch.randn(bs, 3, 112, 112), torch.randn(bs)
-    for i in range(warm + batches):
-        if i == warm: start, of_cores = time.perf_counter(), time.process_time()
-        loss_func(model(x), y).backward()
-        opt.step()
-        opt.zero_grad()
-    seconds, of_cores = time.perf_counter() - start, time.process_time() - of_cores
-    print(json.dumps({"images_per_second": batches * bs / seconds, "images_per_core_second": batches * bs / of_cores}))
-
-
-def threads_part(survey, args):
-    "A step in fresh processes whose threads sleep while they wait (what the package sets) or spin (as torch comes)"
-    ways = {"sleeping": "os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'",
-            "spinning": "os.environ.pop('OMP_WAIT_POLICY', None)"}
-    def pace(how):
-        said = fresh_python("-c", f"import os; {how}; import torch; from speed import step_pace; step_pace()")
-        return json.loads(said.splitlines()[-1])
-    before = os.getloadavg()[0]
-    found = interleaved({f"threads that wait {name}": partial(pace, how) for name, how in ways.items()}, args.repeats)
-    return found | {"load of the machine before and after": [f"{v:.1f}" for v in (before, os.getloadavg()[0])]}
-
-
 # A whole training
 
 def fit_once(survey, arch, fast, args, seeds):
@@ -264,34 +233,6 @@ def fit_part(survey, args):
     return interleaved(works, args.repeats)
 
 
-# What no loader, optimizer or callback can win
-
-def forth_and_back(layer, x, out): layer(x).backward(out)
-
-
-def limits_part(survey, args, arch="xresnet_tiny"):
-    "Least seconds of a training step in float32, and of its convolutions alone, each with the input that it has there"
-    model, bs, seen = create_model(arch, sigma=True).to(memory_format=torch.channels_last), RECIPES[arch].bs, []
-    opt, loss_func, y = torch.optim.AdamW(model.parameters(), foreach=True), FaithfulLoss(), torch.randn(bs)
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
-    hooks = [m.register_forward_hook(lambda layer, x, out: seen.append((layer, x[0].detach(), out.detach()))) for m in layers]
-    def step():
-        loss_func(model(torch.randn(bs, 3, 112, 112)), y).backward()
-        opt.step()
-        opt.zero_grad()
-    step()
-    for hook in hooks: hook.remove()
-    seconds = operations = 0
-    for i, (layer, x, out) in enumerate(seen):
-        x.requires_grad_(i > 0)  # the pictures need no gradient
-        seconds += min(times(partial(forth_and_back, layer, x, out), 15, 3, time.process_time))
-        operations += (2 + (i > 0)) * 2 * out.numel() * layer.weight[0].numel()
-    whole = min(times(step, 15, 3, time.process_time))
-    return {f"{arch}, training step": {"milliseconds": 1000 * whole},
-            f"{arch}, convolutions forward and backward": {
-                "milliseconds": 1000 * seconds, "GFLOP_per_second": operations / seconds / 1e9, "share_of_the_step": seconds / whole}}
-
-
 # Prediction
 
 def stock_predictions(run, survey, split, workers):
@@ -305,7 +246,8 @@ def stock_predictions(run, survey, split, workers):
 
 def predict_part(survey, args):
     "Galaxies a second from files (and the packed file) to a table: the network alone, and with error bars and flag"
-    some, works, table = survey.select(np.arange(len(survey)) < 512), {}, args.work / "table.parquet"
+    rows, works, table = np.arange(len(survey)), {}, args.work / "table.parquet"
+    some = survey.select(rows < 512)
     names = [f"{Path(f).resolve()}\n" for f in survey.image_files[512:]]
     def ours(run, n, **options):
         listed = args.work / f"list{n}.txt"
@@ -316,7 +258,6 @@ def predict_part(survey, args):
         n, options = ANSWERED[arch], dict(arch=arch, epochs=epochs, init=None)
         alone = small_run(some, args.work / f"run-{arch}-alone", calibrate=False, **options)
         run = small_run(some, args.work / f"run-{arch}", **options)
-        rows = np.arange(len(survey))
         split = np.select([rows < 512, rows < 512 + n], ["train", "valid"], "")
         for w in [w for w in (0, 2, 4) if w <= CORES and not (w and args.core_seconds)]:
             works[f"{arch}, learn.get_preds, {w} workers"] = stock_predictions(run, survey, split, w)
@@ -324,7 +265,7 @@ def predict_part(survey, args):
         works[f"{arch}, predict, one view, error bars and flag"] = ours(run, n, tta=False, accept_shift=True)
         works[f"{arch}, predict, eight views"] = ours(alone, n // 4)
     if len(args.archs) < len(EPOCHS): return interleaved(works, args.repeats)
-    few = small_run(survey.select(np.arange(len(survey)) < 400), args.work / "run-few")
+    few = small_run(survey.select(rows < 400), args.work / "run-few")
     works["few labels (5 networks, eight views, Gaussian process, flag), predict"] = ours(few, 512)
     return interleaved(works, args.repeats)
 
@@ -414,7 +355,7 @@ def part_lines(part, rows):
 def cell(v):
     "A number with its range"
     if v is None: return ""
-    if not isinstance(v, dict): return f"{v:.3g}" if v < 100 else f"{v:.0f}"
+    if not isinstance(v, dict): return f"{v:.0f}"
     digits = 0
     if v["median"] < 100: digits = 1
     if v["median"] < 1: digits = 4
@@ -434,18 +375,6 @@ def figure(results):
     fig = new_figure(9, 0.24 * (sum(heights) - len(rows)) + 1.2 * len(rows))
     axes = np.atleast_1d(fig.subplots(len(rows), 1, height_ratios=heights))
     for ax, (part, found) in zip(axes, rows.items()): plot_part(ax, part, found, results["machine"]["cores"])
-    return fig
-
-
-def core_figure(with_bf16, without):
-    "Images a second of a core in whole trainings and prediction, with bfloat16 and without, ours red and filled"
-    fig = new_figure(9, 2.6)
-    for ax, (results, title) in zip(fig.subplots(1, 2), ((with_bf16, "with bfloat16"), (without, "AVX2, float32"))):
-        rows = {**results["parts"]["fit"], **results["parts"]["predict"]}
-        names = [f"{arch}, {word}" for word in ("fast path", "stock", "predict, one view", "learn.get_preds, 0 workers")
-                 for arch in EPOCHS if f"{arch}, {word}" in rows]
-        plot_rates(ax, {name: rows[name]["images_per_second"]["median"] for name in names[::-1]}, "images/s of a core")
-        panel_titles(ax, "mock sky", title)
     return fig
 
 
@@ -469,8 +398,8 @@ def plot_rates(ax, rates, label):
     ax.tick_params(labelsize=8)
 
 
-PARTS = {"decode": decode_part, "loader": loader_part, "step": step_part, "threads": threads_part, "fit": fit_part,
-         "limits": limits_part, "predict": predict_part, "memory": memory_part}
+PARTS = {"decode": decode_part, "loader": loader_part, "step": step_part, "fit": fit_part,
+         "predict": predict_part, "memory": memory_part}
 
 
 def main(args):
