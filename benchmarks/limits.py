@@ -62,7 +62,7 @@ def core_figure(with_bf16, without):
     "Images a second of a core in whole trainings and prediction, with bfloat16 and without, ours red and filled"
     fig = new_figure(9, 2.6)
     for ax, (results, title) in zip(fig.subplots(1, 2), ((with_bf16, "with bfloat16"), (without, "AVX2, float32"))):
-        rows = {**results["parts"]["fit"], **results["parts"]["predict"]}
+        rows = results["parts"].get("fit", {}) | results["parts"].get("predict", {})
         names = [f"{arch}, {word}" for word in ("fast path", "stock", "predict, one view", "learn.get_preds, 0 workers")
                  for arch in EPOCHS if f"{arch}, {word}" in rows]
         plot_rates(ax, {name: rows[name]["images_per_second"]["median"] for name in names[::-1]}, "images/s of a core")
