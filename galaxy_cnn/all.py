@@ -14,6 +14,7 @@ from .skyserver import *
 from .local_server import *
 from .download import *
 from .verify import *
+from .workers import *
 from .render import *
 from .second_sky import *
 from .processes import *
