@@ -14,6 +14,7 @@ from .local_server import *
 from .download import *
 from .verify import *
 from .render import *
+from .label_scales import *
 from .processes import *
 from .features import *
 from .ood import *
