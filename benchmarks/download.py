@@ -23,7 +23,7 @@ from skies import make_sky, served
 
 from galaxy_cnn.download import Record, RecordRow, download
 from galaxy_cnn.files import atomic_path, read_json
-from galaxy_cnn.skyserver import CutoutRequest, cutout_scale
+from galaxy_cnn.providers import CutoutRequest, cutout_scale
 
 CONNECTIONS, LATENCY = 8, 0.1
 WATCHED = Path(__file__).with_name("watched_download.py")

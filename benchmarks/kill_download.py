@@ -1,6 +1,6 @@
 """Downloads killed with SIGKILL at random instants and resumed: is anything lost, doubled, half-written, fetched again?
 
-    python benchmarks/kill_download.py [--small] [--kills 50] [--out results/kill_download.json]
+    python benchmarks/kill_download.py [--small] [--kills 50] [--from legacy] [--out results/kill_download.json]
 
 Each round downloads a Survey afresh in a process of its own and kills it. Then the state on the disk is examined as it
 is, the download is resumed, and the server's log is compared with what the record had committed at the instant of the
@@ -29,14 +29,15 @@ from galaxy_cnn.verify import verify
 download.PART_ROWS = 60  # small, so that kills fall between parts of the catalog too
 
 
-def fetch(out, url):
-    "The download of every round"
-    return download.download(out, base_url=url, cuts="none", connections=4, progress=False)
+def fetch(out, url, sky, provider):
+    "The download of every round; one from the Legacy Surveys is of the galaxies in the folder `sky`"
+    what = {"cuts": "none"} if provider == "sdss" else {"provider": provider, "catalog": sky, "size": 64}
+    return download.download(out, base_url=url, connections=4, progress=False, **what)
 
 
-def child(out, url):
+def child(out, *how):
     "A download in a process of its own, just before its first request"
-    command = [sys.executable, __file__, "--child", str(out), url]
+    command = [sys.executable, __file__, "--child", str(out), *map(str, how)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline().strip() == "start"
     return process
@@ -55,36 +56,41 @@ def committed(out, scratch):
         for file in scratch.glob("downloads.sqlite*"): file.unlink()
 
 
-def state_faults(out, sky, rows):
+def state_faults(out, whole, rows):
     "Faults on the disk at the instant of the kill: files under final names that are not whole, rows without their file"
     wrong = []
-    for file in (out / "images").glob("[0-9]*.jpg"):
-        whole = (sky.path / "images" / file.name).read_bytes()
-        if file.read_bytes() != whole: wrong.append(f"{file.name} is half-written")
+    for file in (out / "images").glob("[0-9]*"):
+        if file.read_bytes() != (whole / file.name).read_bytes(): wrong.append(f"{file.name} is half-written")
     for objID, digest in rows.items():
-        file = out / "images" / f"{objID}.jpg"
-        if not file.exists() or file_hash(file) != digest: wrong.append(f"{objID} has a row without its file")
+        files = list((out / "images").glob(f"{objID}.*"))
+        if not files or file_hash(files[0]) != digest: wrong.append(f"{objID} has a row without its file")
     return wrong
 
 
-def one_round(out, scratch, url, log, sky, delay):
+def same_files(out, whole):
+    "Whether a download holds the same cutouts, byte for byte, as an undisturbed one"
+    both = [{f.name: f.read_bytes() for f in folder.glob("[0-9]*")} for folder in (out / "images", whole)]
+    return both[0] == both[1]
+
+
+def one_round(out, scratch, url, log, sky, whole, delay, provider):
     "Download, kill, examine, resume, examine: one line of the result"
-    process = child(out, url)
+    process = child(out, url, sky.path, provider)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.wait()
     rows, parts = committed(out, scratch)
-    wrong = state_faults(out, sky, rows)
+    wrong = state_faults(out, whole, rows)
     left_behind = sum(1 for _ in out.rglob(".*-*"))
     position = log.stat().st_size
-    summary = fetch(out, url)
+    summary = fetch(out, url, sky.path, provider)
     cutouts, _ = since(log, position, sky)
     check = verify(out, progress=False)
     return {"delay_s": round(delay, 3), "committed": len(rows), "parts": parts, "temporary_files": left_behind,
             "wrong_at_kill": wrong, "fetched_after": len(cutouts), "fetched_again": len(set(cutouts) & set(rows)),
             "fetched_twice_after": len(cutouts) - len(set(cutouts)),
             "complete": summary["complete"] and summary["outcomes"] == {"ok": len(sky)},
-            "verified": check.ok and not check.findings, "identical": same_images(out, sky)}
+            "verified": check.ok and not check.findings, "identical": same_files(out, whole)}
 
 
 def in_all(rounds, n):
@@ -99,10 +105,10 @@ def in_all(rounds, n):
     return total
 
 
-def run_child(out, url):
+def run_child(out, *how):
     "What a process does that is to be killed"
     print("start", flush=True)
-    fetch(out, url)
+    fetch(out, *how)
     print("end", flush=True)
 
 
@@ -113,17 +119,21 @@ def main(args):
         folder = Path(folder)
         scratch, log = folder / "scratch", folder / "log"
         scratch.mkdir()
-        sky = make_sky(folder / "sky", n, seed=args.seed)
-        with served(sky.path, latency=0.005, log=log) as url:
-            process, began = child(folder / "whole", url), time.monotonic()
+        provider = args.provider
+        sky = make_sky(folder / "sky", n, seed=args.seed, south=provider == "legacy")
+        with served(sky.path, latency=0.005, log=log, provider=provider) as url:
+            process, began = child(folder / "undisturbed", url, sky.path, provider), time.monotonic()
             process.wait()
-            whole = time.monotonic() - began  # [s] of an undisturbed run: kills fall into that time
+            seconds = time.monotonic() - began  # [s] of an undisturbed run: kills fall into that time
+            whole = folder / "undisturbed" / "images"
+            assert len(list(whole.iterdir())) == n
+            if provider == "sdss": assert same_images(folder / "undisturbed", sky)
             for k in range(kills):
-                out, delay = folder / f"run{k}", float(rng.uniform(0, whole))
-                rounds.append(one_round(out, scratch, url, log, sky, delay))
+                out, delay = folder / f"run{k}", float(rng.uniform(0, seconds))
+                rounds.append(one_round(out, scratch, url, log, sky, whole, delay, provider))
                 shutil.rmtree(out)
     total = in_all(rounds, n)
-    result = {"kills": kills, "galaxies": n, "undisturbed_s": round(whole, 2), "seed": args.seed,
+    result = {"kills": kills, "galaxies": n, "undisturbed_s": round(seconds, 2), "provider": provider, "seed": args.seed,
               "cpus": os.cpu_count(), "total": total, "rounds": rounds}
     write_results(args.out, result, "downloads killed with SIGKILL and resumed", "mock")
     print(json.dumps(total, indent=1))
@@ -132,7 +142,8 @@ def main(args):
 if __name__ == "__main__":
     parser = option_parser(__doc__, out="kill_download.json", small="4 kills of 80 galaxies", seed=0)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--child", nargs=2, metavar=("OUT", "URL"), help="download, to be killed")
+    parser.add_argument("--from", dest="provider", default="sdss", help="sdss, or legacy: planes of noise in FITS")
+    parser.add_argument("--child", nargs=4, metavar=("OUT", "URL", "SKY", "PROVIDER"), help="download, to be killed")
     args = parser.parse_args()
     if args.child: run_child(*args.child)
     else: main(args)

@@ -1,6 +1,6 @@
 """Skies for tests and benchmarks of the download: a catalog from the mock sky, pictures of nothing, a server process.
 
-    python benchmarks/skies.py SURVEY [--latency 0.1] [--log FILE]    serves a Survey until it is killed; prints its URL
+    python benchmarks/skies.py SURVEY [--as legacy] [--latency 0.1] [--log FILE]    serves a Survey until it is killed
 """
 import subprocess
 import sys
@@ -13,7 +13,9 @@ from harness import option_parser
 from PIL import Image
 
 from galaxy_cnn.catalogs import COLUMNS
+from galaxy_cnn.local_server import ImageService
 from galaxy_cnn.mock_catalog import draw_catalog
+from galaxy_cnn.second_sky import PlaneService, serve_as
 from galaxy_cnn.survey import read_survey, write_survey
 
 DISTINCT = 64  # pictures drawn; each file has its galaxy's id in a comment, so that all files differ
@@ -38,11 +40,19 @@ def signed(jpeg, text) -> bytes:
     return jpeg[:2] + b"\xff\xfe" + size + comment + jpeg[2:]
 
 
-def make_sky(path, n, seed=0, size=128):
-    "A Survey of n galaxies: the mock sky's catalog, cheap pictures; quick enough for 100,000"
+class NoisePlanes(PlaneService):
+    "Planes of noise for the galaxies of any Survey with positions, in place of galaxies that take time to draw"
+    def __init__(self, survey): ImageService.__init__(self, survey, survey.catalog["ra"], survey.catalog["dec"])
+
+    def draw(self, row, scale, size): return np.random.default_rng(row).normal(0, 1, (3, size, size)).astype("float32")
+
+
+def make_sky(path, n, seed=0, size=128, south=False):
+    "A Survey of n galaxies: the mock sky's catalog, cheap pictures; quick enough for 100,000; none in the far north if `south`"
     path, rng = Path(path), np.random.default_rng(seed)
     catalog = draw_catalog(n, seed=seed)
     catalog = catalog[[c for c in catalog if c in COLUMNS]]
+    if south: catalog["dec"] = catalog["dec"].clip(upper=30)
     pictures = [noise_jpeg(rng, size) for _ in range(min(n, DISTINCT))]
     (path / "images").mkdir(parents=True)
     for i, objID in enumerate(catalog["objID"]):
@@ -52,9 +62,9 @@ def make_sky(path, n, seed=0, size=128):
 
 
 @contextmanager
-def served(survey, latency=0.0, log=None):
+def served(survey, latency=0.0, log=None, provider="sdss"):
     "The URL of a server over a Survey, in a process of its own"
-    command = [sys.executable, __file__, str(survey), "--latency", str(latency)]
+    command = [sys.executable, __file__, str(survey), "--latency", str(latency), "--as", provider]
     if log: command += ["--log", str(log)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try: yield process.stdout.readline().strip()
@@ -78,8 +88,9 @@ def same_images(out, sky):
 
 
 def main(args):
-    from galaxy_cnn.local_server import serve  # here, so that a test that only draws a sky does not wait for it
-    server = serve(read_survey(args.survey), latency=args.latency, log=args.log, queries=10**6)
+    survey, options = read_survey(args.survey), {"latency": args.latency, "log": args.log}
+    options |= {"pictures": NoisePlanes(survey)} if args.provider == "legacy" else {"queries": 10**6}
+    server = serve_as(survey, args.provider, **options)
     print(server.url, flush=True)
     server.serve_forever()
 
@@ -87,6 +98,7 @@ def main(args):
 if __name__ == "__main__":
     parser = option_parser(__doc__)
     parser.add_argument("survey")
+    parser.add_argument("--as", dest="provider", default="sdss", help="sdss or legacy, which sends planes of noise")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before every answer")
     parser.add_argument("--log", help="a file that gets one line per request")
     main(parser.parse_args())

@@ -277,9 +277,11 @@ def predict_part(survey, args):
     "Galaxies a second from files (and the packed file) to a table, without flag and Gaussian process, and with them"
     half = np.where(np.arange(len(survey)) < 512, "train", "valid")
     rest, works = survey.select(half == "valid"), {}
-    listed, table = args.work / "list.txt", args.work / "table.parquet"
-    listed.write_text("".join(f"{Path(f).resolve()}\n" for f in rest.image_files))
-    def ours(run, **options): return partial(rate, lambda: predict(run, listed, table, **options), len(rest))
+    table, names = args.work / "table.parquet", [f"{Path(f).resolve()}\n" for f in rest.image_files]
+    def ours(run, n=len(rest), **options):
+        listed = args.work / f"list{n}.txt"
+        listed.write_text("".join(names[:n]))
+        return partial(rate, lambda: predict(run, listed, table, **options), n)
     for arch, epochs in (("xresnet_tiny", 2), ("xresnet18", 1)):
         if arch not in args.archs: continue
         training = survey.select(half == "train")
@@ -287,10 +289,10 @@ def predict_part(survey, args):
         for w in [w for w in (0, 2, 4) if w <= CORES and not (w and args.core_seconds)]:
             works[f"{arch}, learn.get_preds, {w} workers"] = stock_predictions(run, survey, half, w)
         works[f"{arch}, predict, one view"] = ours(run, tta=False)
-        works[f"{arch}, predict, eight views"] = ours(run)
+        works[f"{arch}, predict, eight views"] = ours(run, 512)
     if len(args.archs) < len(EPOCHS): return interleaved(works, args.repeats)
     few = small_run(survey.select(np.arange(len(survey)) < 400), args.work / "run-few")
-    works["few labels (5 networks, eight views, Gaussian process, flag), predict"] = ours(few)
+    works["few labels (5 networks, eight views, Gaussian process, flag), predict"] = ours(few, 512)
     return interleaved(works, args.repeats)
 
 
@@ -427,7 +429,7 @@ def main(args):
     pack(survey.path)
     results = read_json(args.out) if args.out.is_file() else {"parts": {}}
     for part in args.part:
-        results["parts"][part] = PARTS[part](survey, args)
+        results["parts"][part] = results["parts"].get(part, {}) | PARTS[part](survey, args)
         found = ratios(results["parts"])
         seconds = "of a core" if args.core_seconds else "on all cores"
         instructions = "AVX2" if args.float32 else "all there is"

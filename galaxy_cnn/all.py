@@ -6,6 +6,7 @@ from .catalogs import *
 from .splits import *
 from .metrics import *
 from .survey import *
+from .providers import *
 from .record import *
 from .mock_catalog import *
 from .mock_images import *
@@ -13,8 +14,10 @@ from .skyserver import *
 from .local_server import *
 from .download import *
 from .verify import *
+from .workers import *
 from .render import *
 from .label_scales import *
+from .second_sky import *
 from .processes import *
 from .features import *
 from .ood import *

@@ -136,6 +136,7 @@ def _help(comment):
 # %% ../nbs/49_cli.ipynb #57484395
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "list[str]": list[str], "list[Path]": list[Path]}
 _CHOICES = {
+    "provider": ("sdss", "legacy"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "split_by": ("auto", "sky", "random"),
     "figure_format": ("png", "pdf"),
@@ -158,6 +159,7 @@ def _option(parameter, described, name=None, help=None, kind=None, **limits):
     text = help or _help(described.comment + ("; repeat for several" if kind == list[str] else ""))
     if default is Parameter.empty and name != "out": how = typer.Argument(help=text)
     elif default is False: how = typer.Option(f"--{name.replace('_', '-')}", help=text)
+    elif name.endswith("_"): how = typer.Option(f"--{name[:-1]}", help=text)  # a word that Python keeps for itself
     else: how = typer.Option(help=text, **limits)
     if default is None: kind = kind | None
     if isinstance(default, tuple): default = list(default)
@@ -200,24 +202,25 @@ def mock(work, path, seed, size, **options):
     typer.echo(f"{path}: {len(survey)} simulated galaxies, {size}x{size} px, seed {seed}.")
 
 # %% ../nbs/49_cli.ipynb #83cfbcfb
-@command("local_server.serve", "survey port latency", passed_on="local_server.LocalSkyServer",
-         survey={"help": "Folder of a Survey: catalog.parquet or catalog.csv, and images/."},
+@command("second_sky.serve_as", "survey provider port latency", passed_on="local_server.LocalServer",
+         survey={"help": "Folder of a Survey: catalog.parquet or catalog.csv, and images/."}, provider={"name": "as_"},
          port={"min": 0, "max": 65535}, latency={"min": 0})
-def serve(work, survey, port, latency):
-    "Serve a Survey as SkyServer would, on this machine only."
+def serve(work, survey, provider, port, latency):
+    "Serve a Survey as SkyServer would, or as the viewer of the Legacy Surveys, on this machine only."
     from galaxy_cnn.survey import read_survey
-    server = work(read_survey(survey), port, latency=latency)
+    server = work(read_survey(survey), provider, port, latency=latency)
     for note in server.notes: typer.echo(note)
+    more = f" --from legacy --catalog {survey}" if provider == "legacy" else ""
     typer.echo(f"{survey} at {server.url}; in another shell: "
-               f"galaxy-cnn download --base-url {server.url} --out data/copy. Ctrl-C ends it.")
+               f"galaxy-cnn download --base-url {server.url}{more} --out data/copy. Ctrl-C ends it.")
     try: server.serve_forever()
     except KeyboardInterrupt: pass
 
 # %% ../nbs/49_cli.ipynb #3ba0fb01
-@command("download.download", "out n sample release base_url connections rate size scale cuts catalog",
-         n={"min": 1}, sample={"min": 1}, connections={"min": 1}, size={"min": 64, "max": 2048})
+@command("download.download", "out provider n sample release base_url connections rate size scale cuts catalog",
+         n={"min": 1}, sample={"min": 1}, connections={"min": 1}, size={"min": 64, "max": 2048}, provider={"name": "from_"})
 def download(work, out, **options):
-    "Download a Survey: the catalog by SQL and the cutouts, each with a record; interrupted downloads go on."
+    "Download a Survey: catalog by SQL and cutouts, or planes of the Legacy Surveys; interrupted downloads go on."
     from galaxy_cnn.files import Incomplete
     summary = work(out, **options)
     outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary["outcomes"].items())
@@ -324,8 +327,9 @@ def predict(work, run, source, out, scheduler, workers, **options):
     an interval that means nothing."""
     if len(source) == 1 and (source[0] / "partition_info.csv").is_file():
         from galaxy_cnn.scale import predict_hats
-        done = predict_hats(run, source[0], out, options["tta"], scheduler, workers)
-        typer.echo(f"{out}: {done['n']} galaxies in {done['partitions']} partitions, {done['computed']} of them computed now.")
+        done = predict_hats(run, source[0], out, options["tta"], scheduler, workers, options["accept_shift"])
+        made = f"{done['n']} galaxies in {done['partitions']} partitions, {done['computed']} of them computed now."
+        typer.echo(" ".join([f"{out}: {made}", *done["notes"]]))
         return
     summary = work(run, source, out, **options)
     typer.echo(" ".join([f"{out}: {summary['n']} galaxies.", *summary["notes"]]))

@@ -111,14 +111,12 @@ GP_FILE, FROZEN_FILE = "gp.safetensors", "models/frozen.safetensors"  # in the f
 
 # %% ../nbs/26_gaussian_process.ipynb #c499d4da
 def average_with_gp(
-    run,  # a Run with a Gaussian process
-    k,  # number of the network
+    share,  # of the network in the average
+    processes,  # arrays of the process of each target
     mean,  # [n, targets] of the network
     inputs,  # [n, columns] from `gp_inputs`
 ) -> tuple:  # mean and epistemic variance [n, targets]
     "Average of network and Gaussian process, and the variance of their mixture; of older Runs without the process's own"
-    share = run.gp["share"]
-    found = [gp_predict(run.gp["arrays"][k, t], inputs) for t in run.targets]
-    process, variance = np.stack(found, -1)
+    process, variance = np.stack([gp_predict(arrays, inputs) for arrays in processes], -1)
     difference = share * (1 - share) * (mean - process) ** 2
     return share * mean + (1 - share) * process, difference + (1 - share) * np.nan_to_num(variance)

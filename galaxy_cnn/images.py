@@ -145,7 +145,7 @@ def _eight_bits(data):
     if data.dtype.kind != "f" or not -1e-6 <= low <= high <= 1 + 1e-6:
         raise ValueError(
             f"FITS planes of {data.dtype.name} from {low:g} to {high:g}, expected 8-bit pixels or floats from 0 to 1: "
-            "stretch fluxes as the training images were (astropy.visualization.make_lupton_rgb)")
+            "stretch fluxes as the training images were (`galaxy-cnn render` makes SDSS-like cutouts of them)")
     return np.rint(255 * np.clip(data, 0, 1)).astype(np.uint8)
 
 # %% ../nbs/03_images.ipynb #619f41e5

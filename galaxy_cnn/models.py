@@ -128,7 +128,14 @@ def random_turns(
 # %% ../nbs/24_models.ipynb #946fda5a
 class RandomView(nn.Module):
     "Average to `TINY_POOLED` px and see `TINY_VIEW` of them: at random in training, the center otherwise"
-    def average(self, x): return x if x.shape[-1] == TINY_POOLED else F.adaptive_avg_pool2d(x, TINY_POOLED)
+    def average(self, x):
+        "Images averaged to `TINY_POOLED` px"
+        if x.shape[-1] == TINY_POOLED: return x
+        if x.device.type != "cpu" or x.shape[-1] != 2 * TINY_POOLED: return F.adaptive_avg_pool2d(x, TINY_POOLED)
+        whole = x.float()
+        upper, lower = whole[..., ::2, :], whole[..., 1::2, :]
+        total = upper[..., ::2] + upper[..., 1::2]
+        return total.add_(lower[..., ::2]).add_(lower[..., 1::2]).mul_(0.25).to(x.dtype)
 
     def forward(
         self,

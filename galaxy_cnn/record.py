@@ -29,8 +29,8 @@ def utc_now() -> str: return datetime.now(timezone.utc).isoformat(timespec="seco
 class RecordRow:
     "Row of the record: the outcome of one request, and the proof of its file"
     objID: int
-    request: str  # all that the answer depends on: `skyserver.CutoutRequest.key`
-    outcome: str  # of `skyserver.OUTCOMES`, or 'damaged', 'superseded'
+    request: str  # all that the answer depends on: `providers.CutoutRequest.key`
+    outcome: str  # of `providers.OUTCOMES`, or 'damaged', 'superseded'
     tries: int = 0  # requests sent, over all runs
     status: int = 0  # HTTP status of the last one
     bytes: int = 0  # length of the file

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from .catalogs import read_catalog
-from .files import Incomplete, InputError, atomic_path
+from .files import Incomplete, InputError, atomic_path, read_json
 from .images import CUTOUT_SIZE, FIELD_R90, SDSS_PIXEL, image_ending
 from .literature import REDDENING
 from .mock_catalog import MOCK_SURVEY
@@ -287,6 +287,17 @@ def _catalog_of(source, folder):
     if not ids: raise InputError(f"{source} holds no FITS files named by objID: give a catalog.")
     return pd.DataFrame({"objID": np.array(ids, "int64")})
 
+def _downloaded(source):
+    "What the survey.json of downloaded planes says of them; empty for any other source"
+    card = source / "survey.json"
+    info = read_json(card) if card.is_file() else {}
+    return info if isinstance(info, dict) and "flux_pixel" in info else {}
+
+def _with_seeing(table, about):
+    "Catalog in which the survey's median seeing stands where it has none"
+    median = {f"psf_fwhm_{band}": width for band, width in about.get("psf_fwhm", {}).items()}
+    return table if set(median) <= set(table) else table.assign(**median)
+
 # %% ../nbs/17_render.ipynb #46974e24
 def _known(row, name):
     "A positive number of a row, or None"
@@ -309,7 +320,8 @@ def _render_row(row, planes, size, add_noise):
 
 # %% ../nbs/17_render.ipynb #33c23ae7
 def render_survey(
-    source: Path,  # folder of FITS files named by objID, or one FITS file of all galaxies in the order of the catalog
+    # folder of FITS files named by objID, downloaded or yours; or one FITS file of all galaxies in the catalog's order
+    source: Path,
     out,  # folder of the Survey to make
     # folder with catalog.csv or .parquet: objID, and where known petroR90_r, psf_fwhm_g, _r, _i [arcsec], ebv [mag]
     catalog: Path | None = None,
@@ -323,11 +335,16 @@ def render_survey(
     "Render planes as SDSS would show them; `Incomplete` after the work where some galaxies could not be rendered"
     source, out = Path(source), Path(out)
     if not source.exists(): raise FileNotFoundError(f"{source} does not exist.")
-    table = _catalog_of(source, catalog)
-    options = dict(bands=bands, zeropoint=zeropoint, pixel_scale=pixel_scale, flux_pixel=flux_pixel)
+    about = _downloaded(source)
+    catalog = catalog or (source if about else None)
+    known = _catalog_of(source, catalog)
+    table = _with_seeing(known, about)
+    asked = dict(bands=bands, zeropoint=zeropoint, pixel_scale=pixel_scale, flux_pixel=flux_pixel)
+    options = {k: about.get(k) if v is None else v for k, v in asked.items()}
+    folder = source / "images" if about else source
     (out / "images").mkdir(parents=True, exist_ok=True)
     done, failures, blue = [], [], 0
-    for row, planes in tqdm(_sources(source, table, options), "rendering", len(table), delay=2):
+    for row, planes in tqdm(_sources(folder, table, options), "rendering", len(table), delay=2):
         try: cutout, r90, g_outshines_i = _render_row(row, planes, size, add_noise)
         except InputError as e:
             failures.append((row["objID"], str(e)))
@@ -335,16 +352,21 @@ def render_survey(
         with atomic_path(out / "images" / f"{row['objID']}.jpg") as tmp: tmp.write_bytes(to_jpeg(cutout))
         done.append(row | {"petroR90_r": r90})
         blue += bool(g_outshines_i)
-    return _finish(out, table, done, failures, blue, source, options | {"size": size, "add_noise": add_noise})
+    options |= {"size": size, "add_noise": add_noise}
+    summary = _finish(out, table, done, failures, blue, source, options)
+    if table is not known: summary["notes"].append(f"The seeing was taken as the survey's median: {about['psf_fwhm']}.")
+    return summary
 
 # %% ../nbs/17_render.ipynb #4c544902
 def _finish(out, table, done, failures, blue, source, options):
     "Write the Survey, and say what was not known and what failed"
     if not done: raise InputError(f"Nothing of {source} could be rendered: {failures[0][1]}")
     given = {name: str(value) for name, value in options.items() if value is not None}
-    info = {"source": "rendered", "planes": source.name, "bands": "R = i, G = r, B = g", "options": given,
-            "size": options["size"],
+    origin = _downloaded(source)
+    info = {"source": "mock" if origin.get("source") == "mock" else "rendered", "planes": source.name,
+            "bands": "R = i, G = r, B = g", "options": given, "size": options["size"],
             "scale": "2 petroR90_r / 0.396 / 128 arcsec/px at 128 px: a field of 5.05 petroR90_r"}
+    info |= {k: origin[k] for k in ("credit", "licence", "acknowledgment") if k in origin}
     write_survey(out, pd.DataFrame(done), info)
     if failures:
         file = out / "render.errors.csv"

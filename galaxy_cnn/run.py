@@ -166,7 +166,9 @@ def read_run(
     path = Path(path)
     card = _read_card(path)
     run = Run(path, card)
-    for k in range(len(card["networks"])): _check_weights(run, k)
+    with torch.device("meta"): state = run.new_model().state_dict()
+    shapes = {name: list(value.shape) for name, value in state.items()}
+    for entry in card["networks"]: _check_weights(path / entry["file"], entry["sha256"], shapes, card)
     for part in [card["gp"], card["gp"]["frozen"]] if card["gp"] else []:
         file = path / part["file"]
         if not file.is_file() or file_hash(file) != part["sha256"]:
@@ -193,19 +195,17 @@ def _read_card(path):
     return card
 
 # %% ../nbs/27_run.ipynb #be9ede40
-def _check_weights(run, k):
-    "`InputError` unless the weights of network `k` are there, fit the card's architecture and are those of the card"
-    file = run.weights_file(k)
+def _check_weights(file, digest, expected, card):
+    "`InputError` unless the weights of a network are there, have the shapes of the card's architecture and its SHA-256"
     if not file.is_file(): raise InputError(f"{file} is missing: copy the whole Run again or train anew.")
-    with torch.device("meta"): expected = {name: list(v.shape) for name, v in run.new_model().state_dict().items()}
     try:
         with safe_open(file, "pt") as f: shapes = {name: f.get_slice(name).get_shape() for name in f.keys()}
     except (SafetensorError, OSError) as e:
         raise InputError(f"{file} is not a readable safetensors file ({e}): copy it again or train anew.") from None
     if shapes != expected:
-        raise InputError(f"{file} does not hold the weights of {run.card['arch']} for {', '.join(run.targets)}, "
+        raise InputError(f"{file} does not hold the weights of {card['arch']} for {', '.join(card['targets'])}, "
                          f"as {CARD_FILE} says: restore both from one Run.")
-    if file_hash(file) != run.card["networks"][k]["sha256"]:
+    if file_hash(file) != digest:
         raise InputError(f"{file} is damaged (its SHA-256 is not the card's): copy it again or train anew.")
 
 # %% ../nbs/27_run.ipynb #d234b8c8
@@ -258,7 +258,9 @@ def _answers_to_part(run, networks, images, tta, precision, device):
         means, log_sigmas = views[..., :n], views[..., n:]
         of_views = run.gp["share"] * means.var(0) if run.gp else means.var(0)
         answer[0], answer[1] = means.mean(0), np.exp(2 * log_sigmas).mean(0) + of_views
-        if run.gp: answer[0], answer[2] = average_with_gp(run, k, answer[0], inputs)
+        if not run.gp: continue
+        processes = [run.gp["arrays"][k, t] for t in run.targets]
+        answer[0], answer[2] = average_with_gp(run.gp["share"], processes, answer[0], inputs)
     return answers, features
 
 # %% ../nbs/27_run.ipynb #cc082445

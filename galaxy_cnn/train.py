@@ -18,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastai.callback.core import Callback
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from .catalogs import catalog_files, other_catalogs
-from .checkpoint import Checkpoint, Progress, load_checkpoint, restore_learner
+from .checkpoint import Checkpoint, Progress, load_checkpoint, restore_learner, write_history
 from .features import measure_images
 from galaxy_cnn.files import (
     Incomplete, InputError, atomic_path, file_hash, read_json, remove_partial_files, versions, write_json,
@@ -35,7 +37,7 @@ from galaxy_cnn.learner import (
     choose_precision, default_epochs, fine_tuning_recipe, make_learner, resolve_recipe, seed_all, target_scale,
 )
 from .loaders import in_memory_dls, load_cutouts, make_dls
-from .models import create_model, head_layer
+from .models import create_model, head_layer, torch_threads
 from .ood import MAX_REFERENCES, ood_features_of_files
 from .processes import by_the_first, joined, processes
 from galaxy_cnn.run import (
@@ -48,6 +50,7 @@ from galaxy_cnn.survey import (
     validate,
 )
 from .uncertainty import ErrorModel, Prediction
+from .workers import call_in_processes, tell
 
 # %% ../nbs/29_train.ipynb #a20bdd87
 @dataclass(frozen=True)
@@ -305,6 +308,66 @@ def _write_weights(model, file):
     weights = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
     with atomic_path(file) as tmp: save_file(weights, tmp)
 
+# %% ../nbs/29_train.ipynb #fce6fb87
+_WORTH_PROCESSES = 10_000  # galaxies shown to all networks in all, about 30 s of a core; a process takes 3 to start
+
+def _are_apart(survey, pixels, out, plan: _Plan, more):
+    "Whether each network is trained on one thread, in a folder of its own"
+    small = pixels is not None and len(survey) < FEW_LABELS  # each process has its copy of the pixels
+    alone = plan.device == "cpu" and processes() == 1 and not more
+    begun_otherwise = (out / CHECKPOINT_FILE).is_file()
+    shown = (plan.folds or 0) * plan.epochs * len(survey)
+    return small and alone and not begun_otherwise and shown >= _WORTH_PROCESSES
+
+def _where_it_stopped(folder, k=0):
+    "Progress of a training, and the tensors of its checkpoint; at the start network `k` and None"
+    file = folder / CHECKPOINT_FILE
+    return load_checkpoint(file) if file.is_file() else (Progress(network=k, rows=[], networks=[]), None)
+
+# %% ../nbs/29_train.ipynb #0ab60f1c
+class _TellEpoch(Callback):
+    "Tell whoever waits for this network that an epoch is done, and is on disk"
+    order = 95
+    def after_epoch(self): tell(self.epoch)
+
+def _fit_apart(survey, pixels, folder, plan: _Plan, k, start=None):
+    "Train a network on one thread, or the rest of it, in its own folder, and note there that it is done"
+    remove_partial_files(folder, folder / "models", (folder / CHECKPOINT_FILE).parent)
+    progress, tensors = _where_it_stopped(folder, k)
+    with torch_threads(1):
+        _fit_network(survey, torch.as_tensor(pixels), folder, plan, progress, tensors, start, True, [_TellEpoch()])
+    write_json(folder / _DONE_FILE, {"rows": progress.rows, "network": progress.networks[0]})
+
+_DONE_FILE = "done.json"
+
+# %% ../nbs/29_train.ipynb #54168b13
+def _fit_side_by_side(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=print) -> Progress:
+    "Train all networks, or what is left of them, and bring together what they leave"
+    folders = [(out / CHECKPOINT_FILE).parent / str(k) for k in range(plan.folds)]
+    left = [k for k, folder in enumerate(folders) if not (folder / _DONE_FILE).is_file()]
+    begun = [_where_it_stopped(folder)[0] for folder in folders]
+    epochs, total = sum(progress.epoch for progress in begun), plan.folds * plan.epochs
+    if epochs: say(f"Going on after {epochs} of {total} epochs of {plan.folds} networks.")
+    workers, clock = min(torch.get_num_threads(), plan.folds), time.perf_counter()
+    start = start and Run(start.path, start.card)  # without the networks that it has read
+    calls = [(survey, pixels.numpy(), folders[k], plan, k, start) for k in left]
+    options = dict(desc=f"{plan.folds} x {plan.arch}", unit="epoch", delay=2, leave=False, disable=quiet)
+    with tqdm(total=total, **options) as bar:
+        bar.update(total - plan.epochs * len(left))
+        call_in_processes(_fit_apart, calls, workers, told=lambda *_: bar.update())
+    seconds = sum(progress.seconds for progress in begun) / workers + time.perf_counter() - clock
+    return _bring_together(out, folders, seconds)
+
+def _bring_together(out, folders, seconds) -> Progress:
+    "Weights and history of networks that were trained apart, as those of one Run"
+    found = [read_json(folder / _DONE_FILE) for folder in folders]
+    rows, networks = sum((done["rows"] for done in found), []), [done["network"] for done in found]
+    for folder, network in zip(folders, networks):
+        file = network["file"]
+        with atomic_path(out / file) as tmp: shutil.copyfile(folder / file, tmp)
+    write_history(out, rows)
+    return Progress(network=len(folders), rows=rows, networks=networks, seconds=seconds)
+
 # %% ../nbs/29_train.ipynb #324eaf2d
 def _fit_gps(survey, pixels, out, plan: _Plan, start, networks) -> dict:
     "Fit a Gaussian process beside each network, write gp.safetensors and the frozen network; the card's entry"
@@ -342,7 +405,7 @@ def _held_out_errors(targets, true, network, process, held) -> dict:
     return {name: errors(pred) for name, pred in answers.items()}
 
 # %% ../nbs/29_train.ipynb #9509aa92
-def _write_card(survey, out, plan: _Plan, progress: Progress, gp=None):
+def _write_card(survey, out, plan: _Plan, progress: Progress, gp, threads):
     "Write the card, and remove the checkpoint"
     networks, split = progress.networks, plan.split(survey.catalog)
     cuda = torch.device(plan.device).type == "cuda"
@@ -358,7 +421,7 @@ def _write_card(survey, out, plan: _Plan, progress: Progress, gp=None):
                    "augmentation": AUGMENTATION[plan.recipe.augment]},
         "precision": plan.precision, "seed": plan.seed,
         "device": torch.cuda.get_device_name(plan.device) if cuda else plan.device,
-        "threads": torch.get_num_threads(), "wall_seconds": round(progress.seconds, 1),
+        "threads": threads, "wall_seconds": round(progress.seconds, 1),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "init": plan.init, "gp": gp, "versions": versions(), "arguments": plan.arguments()})
     shutil.rmtree((out / CHECKPOINT_FILE).parent)
@@ -495,18 +558,19 @@ FASTAI_PREFIX = ":\n\t"  # before it fastai says which callback raised an error,
 def _run_plan(survey, pixels, out, plan: _Plan, start=None, quiet=False, say=print, more=()):
     "Train what is left of a plan, and write the card"
     by_the_first(remove_partial_files, out, out / "models", (out / CHECKPOINT_FILE).parent)
-    progress, tensors = Progress(rows=[], networks=[]), None
-    if (out / CHECKPOINT_FILE).is_file(): progress, tensors = load_checkpoint(out / CHECKPOINT_FILE)
+    apart, (progress, tensors) = _are_apart(survey, pixels, out, plan, more), _where_it_stopped(out)
     if tensors: say(f"Going on with network {progress.network} after {progress.epoch} of {plan.epochs} epochs.")
     left_out = f" ({len(plan.dropped)} bad ones left out)" if plan.dropped else ""
     say(f"{plan.arch} on {len(survey)} galaxies{left_out}, {plan.epochs} epochs in batches of {plan.recipe.bs}, "
         f"{plan.precision} on {plan.device}.")
     with _stopping_well(out):
+        if apart: progress = _fit_side_by_side(survey, pixels, out, plan, start, quiet, say)
         while progress.network < (plan.folds or 1):
             _fit_network(survey, pixels, out, plan, progress, tensors, start, quiet, more)
             tensors = None
         gp = plan.gp and by_the_first(_fit_gps, survey, pixels, out, plan, start, progress.networks)
-        by_the_first(_write_card, survey, out, plan, progress, gp or None)
+        threads = 1 if apart else torch.get_num_threads()
+        by_the_first(_write_card, survey, out, plan, progress, gp or None, threads)
 
 @contextmanager
 def _stopping_well(out):
@@ -518,7 +582,8 @@ def _stopping_well(out):
 
 def _kept(out):
     "Sentence on what is left of a training that stopped, and how to go on"
-    some = (out / CHECKPOINT_FILE).is_file()
+    checkpoint = out / CHECKPOINT_FILE
+    some = any(checkpoint.parent.rglob(checkpoint.name))  # its own, or one of a network that is trained apart
     kept = "The epochs completed are kept" if some else "No epoch was completed"
     if (out / CARD_FILE).is_file(): kept = "The networks are kept, without error bars"
     return f"{kept} in {out}; the same command with --resume goes on from there."

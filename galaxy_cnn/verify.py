@@ -22,15 +22,16 @@ from tqdm import tqdm
 
 from .catalogs import content_hash, label_files, read_catalog, with_labels
 from galaxy_cnn.download import (
-    FINAL, NOTHING_THERE, SUMS_FILE, clear_leftovers, fetch_all, fetch_catalog, own_columns, part_keys, part_settings,
-    pending_objects, read_sums, requested_objects, set_aside,
+    FINAL, NOTHING_THERE, SUMS_FILE, clear_leftovers, client_of, fetch_all, fetch_catalog, own_columns, part_keys,
+    part_settings, pending_objects, provider_of, read_sums, requested_objects, set_aside,
 )
 from .files import InputError, file_hash, map_unordered, read_json
 from .images import CUTOUT_SIZE
 from galaxy_cnn.record import (
     DAMAGED, Part, Record, RecordRow, SUPERSEDED, get_parts, get_settings, set_settings, store_part,
 )
-from .skyserver import Client, RequestPolicy, check_image
+from .providers import PROVIDERS, Provider
+from .skyserver import Client
 from .survey import Survey
 
 # %% ../nbs/15_verify.ipynb #e1a3f96f
@@ -196,6 +197,11 @@ class _SurveyFiles:
         return bool(self.sums or self.settings or self.rows or (self.out / "downloads.sqlite").exists())
 
     @property
+    def provider(self) -> Provider:
+        "Provider that the cutouts came from, SDSS for a Survey of one's own"
+        return provider_of(self.settings) if self.settings else PROVIDERS["sdss"]
+
+    @property
     def size(self):
         "Width of the cutouts [px]"
         if "size" in self.settings: return self.settings["size"]
@@ -246,7 +252,7 @@ def _expected_images(files):
     def image(objID, why=""): return expected.setdefault(objID, _ExpectedImage(why=why))
 
     for name, sha256 in files.sums.items():
-        found = re.fullmatch(r"images/(-?\d+)\.jpg", name)
+        found = re.fullmatch(r"images/(-?\d+)\.(jpg|fits)", name)
         if found: image(int(found[1])).hashes.add(sha256)
     for objID in _catalog_ids(files): image(objID, "no answer yet" if files.downloaded else "")
     for objID, rows in files.rows.items():
@@ -258,25 +264,25 @@ def _expected_images(files):
     return expected
 
 # %% ../nbs/15_verify.ipynb #16a20e61
-def _inspect_image(out, size, objID, expected):
+def _inspect_image(out, provider, size, objID, expected):
     "Finding for one cutout, or None"
-    file = out / "images" / f"{objID}.jpg"
+    file = out / "images" / f"{objID}{provider.ending}"
     def finding(state, message): return Finding("cutout", str(objID), state, message)
     # a Survey of one's own, of FITS cutouts: whoever reads them says what is wrong
-    if file.with_suffix(".fits").exists(): return None
+    if provider.ending != ".fits" and file.with_suffix(".fits").exists(): return None
     try: body = file.read_bytes()
     except OSError: return finding("missing", expected.why or "the file is not there")
     known = hashlib.sha256(body).hexdigest() in expected.hashes
     if expected.hashes and not known: return finding("damaged", "its SHA-256 is not the recorded one")
-    outcome, detail = check_image(body, size)
+    outcome, detail = provider.check(body, size)
     if outcome != "ok": return finding("damaged", detail)
     return None if known else finding("unproven", "decodes, but no hash says what the server sent")
 
 # %% ../nbs/15_verify.ipynb #4bf452a6
 def _inspect_images(files, expected, progress):
     "Findings for all cutouts, by objID"
-    size = files.size
-    def look(job): return _inspect_image(files.out, size, *job)
+    provider, size = files.provider, files.size
+    def look(job): return _inspect_image(files.out, provider, size, *job)
     found = []
     with tqdm(total=len(expected), desc="verifying", unit="", delay=2, disable=not progress) as bar:
         for batch in map_unordered(look, iter(expected.items()), workers=4):
@@ -355,7 +361,8 @@ def _take_back(out, record, findings):
         for row in record.rows("objID = ? AND outcome IN ('ok', 'bad_request', 'wrong_size')", (objID,)):
             detail = f"was {row.outcome}; taken back by a repair"
             rows.append(RecordRow(objID, row.request, DAMAGED, detail=detail))
-    for objID in bad: set_aside(out, f"images/{objID}.jpg")
+    ending = provider_of(get_settings(record)).ending
+    for objID in bad: set_aside(out, f"images/{objID}{ending}")
     record.put(rows)
 
 # %% ../nbs/15_verify.ipynb #176e3c97
@@ -410,13 +417,13 @@ def _adopt(out, record, files):
     no_hashes = not (files.sums or files.rows)
     rows = []
     for objID, cutout in pending_objects(out, record, requested_objects(out, record)):
-        file = out / "images" / f"{objID}.jpg"
+        file = out / "images" / f"{objID}{files.provider.ending}"
         body = file.read_bytes() if file.exists() else b""
         digest = hashlib.sha256(body).hexdigest() if body else ""
         old = [r for r in files.rows.get(objID, []) if _credible(r, cutout, digest)]
-        proven = files.sums.get(f"images/{objID}.jpg") == digest
+        proven = files.sums.get(f"images/{file.name}") == digest
         if old: rows.append(old[0])
-        elif body and (proven or no_hashes) and check_image(body, settings["size"])[0] == "ok":
+        elif body and (proven or no_hashes) and files.provider.check(body, settings["size"])[0] == "ok":
             detail = f"rebuilt from the file; {SUMS_FILE} proves it" if proven else _UNPROVEN
             url = f"{settings['base_url']}/{cutout.key}"
             rows.append(RecordRow(objID, cutout.key, "ok", 0, 200, len(body), digest, url, detail))
@@ -464,8 +471,7 @@ def verify(
         raise InputError(f"{out} was not downloaded, so there is no server to ask again: make it anew.")
     if not files.settings:
         raise InputError(f"{out} cannot be repaired: no file is left whole that says how it was downloaded.")
-    base_url = base_url or files.settings["base_url"]
-    client = client or Client(base_url, files.settings["release"], RequestPolicy(connections=connections))
+    client = client or client_of(files.provider, base_url or files.settings["base_url"], connections)
     with client: messages = _repair(out, before, client, progress)
     after = inspect(out, progress)
     still = {(f.what, f.name) for f in after.findings}

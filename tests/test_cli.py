@@ -16,14 +16,15 @@ from galaxy_cnn import cli
 
 FAST = ["--arch", "xresnet_tiny", "--epochs", "1"]
 FUNCTIONS = {  # command: the functions whose parameters are its options
-    "mock": "mock_images.make_mock", "serve": "local_server.serve local_server.LocalSkyServer",
+    "mock": "mock_images.make_mock", "serve": "second_sky.serve_as local_server.LocalServer",
     "download": "download.download", "verify": "verify.verify", "pack": "survey.pack", "train": "train.train",
     "pretrain": "train.pretrain train.train", "recalibrate": "recalibrate.recalibrate", "evaluate": "evaluate.evaluate", "mzr": "mzr.mzr",
     "experiments": "experiments.experiments", "explain": "explain.explain", "report": "report.report",
     "predict": "predict.predict scale.predict_hats",
     "export": "export.export", "catalog": "scale.survey_to_hats",
 }
-RENAMED = {("mock", "out"): "path", ("verify", "survey"): "path", ("pack", "survey"): "path", ("train", "target"): "targets"}
+RENAMED = {("mock", "out"): "path", ("verify", "survey"): "path", ("pack", "survey"): "path", ("train", "target"): "targets",
+           ("serve", "as_"): "provider", ("download", "from_"): "provider"}
 
 
 def call(capsys, *args):

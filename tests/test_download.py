@@ -27,18 +27,9 @@ from galaxy_cnn.catalogs import keep_best
 from galaxy_cnn.download import FINAL, check_part, download
 from galaxy_cnn.files import InputError
 from galaxy_cnn.local_server import ServerReply, html_page, serve
+from galaxy_cnn.providers import OUTCOMES, CutoutRequest, cutout_scale, text_tile
 from galaxy_cnn.record import DAMAGED, SUPERSEDED, Part, Record, RecordRow, get_parts, read_record, store_part
-from galaxy_cnn.skyserver import (
-    OUTCOMES,
-    Client,
-    CutoutRequest,
-    QueryRefused,
-    RequestPolicy,
-    ServerFault,
-    get_cutout,
-    get_table,
-    text_tile,
-)
+from galaxy_cnn.skyserver import Client, QueryRefused, RequestPolicy, ServerFault, get_cutout, get_table
 from galaxy_cnn.survey import read_survey, write_survey, write_survey_parts
 from galaxy_cnn.verify import verify
 
@@ -201,7 +192,7 @@ def test_5_retry_after_is_honored(value, status, sky):
     with serve(sky, faults=Trouble(fault)) as server:
         client = Client(server.url, clock=clock, sleep=clock.sleep, rng=random.Random(0))
         galaxy = sky.catalog.iloc[0]
-        scale = float(skyserver.cutout_scale("r90", galaxy.petroR90_r))
+        scale = float(cutout_scale("r90", galaxy.petroR90_r))
         picture = get_cutout(client, CutoutRequest(galaxy.ra, galaxy.dec, scale))
     assert (picture.outcome, picture.tries) == ("ok", 2)
     assert 28 <= clock.now <= 30 if value else 0.5 <= clock.now <= 1

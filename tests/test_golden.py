@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import house_figures
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,7 +71,15 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def metrics(run, sky): return evaluate(run, sky)
+def evaluation(run, sky):
+    "What `evaluate` returns, and the functions that the Run is handed to on the way"
+    found = []
+    entered = house_figures.rooms(lambda: found.append(evaluate(run, sky)))
+    return found[0], entered
+
+
+@pytest.fixture(scope="module")
+def metrics(evaluation): return evaluation[0]
 
 
 def test_the_mock_sky_is_the_same_to_the_byte(sky, tmp_path):
@@ -101,6 +110,12 @@ def test_an_old_run_gives_the_same_metrics_and_table(run, metrics):
     found["/survey"] = GOLDEN["metrics"]["/survey"]  # the folder has another name here
     assert_same(found, GOLDEN["metrics"], 1e-4)  # quantiles of resamples jump where two galaxies change places
     assert_same_table(pd.read_parquet(run.path / "predictions.parquet"), GOLDEN["predictions"])
+
+
+def test_one_who_follows_a_run_enters_few_rooms(run, evaluation, sky, tmp_path):
+    predicting = house_figures.rooms(lambda: predict(run.path, sky.image_files[0], tmp_path / "table.csv"))
+    for name, entered in (("evaluate", evaluation[1]), ("predict", predicting)):
+        assert 0 < len(entered) <= house_figures.ROOMS[name], sorted(entered)
 
 
 def test_an_old_run_predicts_the_same(run, metrics, sky, tmp_path):

@@ -1,4 +1,5 @@
 "Predictions over a HATS catalog: never mixed, never twice, whole or absent, whatever is killed"
+import io
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 pytest.importorskip("lsdb", reason="HATS catalogs need pip install 'galaxy_cnn[scale]'")
 
@@ -141,17 +143,32 @@ def test_galaxies_in_a_wrong_cell_are_refused(small_run, hats, tmp_path):
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_what_is_left_undone_is_said(small_run, hats, tmp_path):
-    source = tmp_path / "hats"
+def with_bands_reversed(data):
+    "PNG of a picture whose channels are in reverse order"
+    file = io.BytesIO()
+    Image.fromarray(np.array(Image.open(io.BytesIO(data)))[..., ::-1]).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_what_is_left_undone_is_said_and_so_is_another_population_by_a_call_that_goes_on(small_run, hats, tmp_path):
+    source, out = tmp_path / "hats", tmp_path / "out"
     shutil.copytree(hats, source)
+    for file in partitions(source):
+        data = pd.read_parquet(file)
+        data.assign(image=[with_bands_reversed(d) for d in data["image"]]).to_parquet(file, index=False)
     broken = partitions(source)[1]
-    broken.write_bytes(broken.read_bytes()[:500])
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:500])
     with pytest.raises(Incomplete, match=f"1 of {len(partitions(hats))} partitions"):
-        predict_hats(small_run.path, source, tmp_path / "out", workers=1)
-    assert len(partitions(tmp_path / "out")) == len(partitions(hats)) - 1
-    assert not (tmp_path / "out" / "partition_info.csv").exists(), "an unfinished catalog must not look like one"
-    shutil.copyfile(partitions(hats)[1], broken)
-    assert predict_hats(small_run.path, source, tmp_path / "out", workers=1)["computed"] == 1
+        predict_hats(small_run.path, source, out, workers=1)
+    times = {f: f.stat().st_mtime_ns for f in partitions(out)}
+    assert len(times) == len(partitions(hats)) - 1
+    assert not (out / "partition_info.csv").exists(), "an unfinished catalog must not look like one"
+    broken.write_bytes(whole)
+    with pytest.raises(Incomplete, match="240 galaxies.*no sample of the population.*reverse order.*--accept-shift"):
+        predict_hats(small_run.path, source, out, workers=1)
+    assert all(f.stat().st_mtime_ns == t for f, t in times.items()), "a finished partition was computed again"
+    assert len(table(out)) == 240 and "reverse order" in (out / "hats.properties").read_text()
 
 
 def test_without_the_extra_there_is_one_sentence(monkeypatch, mock_survey, tmp_path):

@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 
 from galaxy_cnn.images import decode
 from galaxy_cnn.local_server import SqlService, emulate_query_rules, serve
+from galaxy_cnn.providers import CutoutRequest, cutout_scale
 from galaxy_cnn.skyserver import (
     Client,
-    CutoutRequest,
     Limiter,
     QueryRefused,
     RequestPolicy,
     RequestRefused,
     TableError,
     clean_sql,
-    cutout_scale,
     format_header,
     format_rows,
     get_cutout,

@@ -4,6 +4,9 @@ import multiprocessing as mp
 import os
 import shutil
 import signal
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from galaxy_cnn import checkpoint as checkpoint_module
 from galaxy_cnn import train as train_module
+from galaxy_cnn import workers
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.images import read_images
 from galaxy_cnn.learner import (
@@ -165,6 +169,49 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(few, tmp_pat
     assert_same_training(whole, resumed)
     # nothing half written is left
     assert {p.name for p in resumed.path.rglob("*")} == {p.name for p in whole.path.rglob("*")}
+
+
+@pytest.fixture
+def side_by_side(monkeypatch):
+    "Networks of any size are worth processes; the list of those that have been started"
+    started, start = [], workers._start_worker
+    monkeypatch.setattr(train_module, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(workers, "_start_worker", lambda: started.append(start()) or started[-1])
+    return started
+
+
+def when_another_epoch_is_kept(out, act):
+    "Call a function as soon as a network that is trained apart has written a checkpoint"
+    before = {f: f.stat().st_mtime_ns for f in out.rglob(Path(CHECKPOINT_FILE).name)}
+    def wait():
+        for _ in range(10_000):
+            now = {f: f.stat().st_mtime_ns for f in out.rglob(Path(CHECKPOINT_FILE).name)}
+            if now != before: return act()
+            time.sleep(0.01)
+    threading.Thread(target=wait).start()
+
+
+def test_networks_side_by_side_outlive_a_killed_process_and_ctrl_c(few, tmp_path, side_by_side):
+    options, out = TWO | dict(epochs=8, init=None, calibrate=False, quiet=True), tmp_path / "run"
+    when_another_epoch_is_kept(out, lambda: side_by_side[0].kill())
+    with torch_threads(2), pytest.raises(Incomplete, match="was ended by SIGKILL.* The epochs completed are kept"):
+        train(few, out, **options)
+    when_another_epoch_is_kept(out, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with torch_threads(2), pytest.raises(Incomplete, match="Stopped. The epochs completed are kept"):
+        train(few, out, resume=True, **options)
+    assert len(side_by_side) == 4 and None not in [worker.poll() for worker in side_by_side]
+    with torch_threads(1):
+        resumed = train(few, out, resume=True, **options)
+        assert len(side_by_side) == 4  # one thread, no process
+        whole = train(few, tmp_path / "whole", **options)
+    assert_same_training(whole, resumed)
+    assert {p.name for p in out.rglob("*")} == {p.name for p in whole.path.rglob("*")}
+
+
+def test_a_failure_in_another_process_is_a_sentence(few, tmp_path, side_by_side):
+    options = TWO | dict(lr=1e30, init=None, quiet=True)
+    with torch_threads(2), pytest.raises(Incomplete, match="^The loss is nan in epoch 0 of network [01]"):
+        train(few, tmp_path / "run", **options)
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_tutorials_loader_resumes_exactly(few, tmp_path, monkeypatch, capsys):
