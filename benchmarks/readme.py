@@ -141,24 +141,6 @@ def error_bars(results):
             f"{spirals['as they are']['value']:.0%} ({spirals['at the training scale']['value']:.0%} brought to the training scale); how well the others are predicted is not known, for they have no labels. `benchmarks/mock_coverage.py`, `paper_coverage.py`, `flag.py`.", ""]
 
 
-def recalibrated(results):
-    "What labels of another kind of pictures are worth"
-    found = read_json(results / "recalibrate.json")
-    lines = ["### Labels of another kind of pictures", "", "`galaxy-cnn recalibrate` on changed pictures: RMSE [dex], mean error [dex] and share of galaxies inside their intervals, of galaxies that neither the Run nor the correction has seen, "
-             f"before (0 labels) and after. The labelled galaxies were drawn {found['draws']} times; brackets draw the scored galaxies, and behind 90 % stands what a single draw may have (5 to 95 % of the draws).", "",
-             "| galaxies | change | labels | RMSE | bias | 68 % | 90 % | one draw |", "|---|---|---|---|---|---|---|---|"]
-    for change in found["changes"]:
-        for row in change["rows"]:
-            one = row["coverage_0.9"]["draws_5_95"]
-            spread = "" if not row["labels"] else f"{one[0]:.0%} to {one[1]:.0%}"
-            name = "" if row["labels"] else f"{change['sky']}, n = {change['n']} | {change['change']}"
-            lines.append(f"| {name or ' | '} | {row['labels']} | {with_interval(row['rmse'])} | {with_interval(row['bias'], 3, '+')} | {percent(row['coverage_0.68'])} | {percent(row['coverage_0.9'])} | {spread} |")
-    tuned = [f for f in found["changes"] if "with_fine_tuning" in f]
-    worth = "; ".join(f"{f['sky']}, {f['change']}: {t['cross_validated_rmse']['fine-tuning']:.4f} against {t['cross_validated_rmse']['line']:.4f} with offset and slope, {t['labels']} labels" for f in tuned for t in [f["with_fine_tuning"]])
-    within = "Every" if found["pass"]["coverage within 3 points with 100 labels"] else "Not every"
-    return [*lines, "", f"{within} coverage with 100 labels is within 3 points of its level. Fine-tuning, cross-validated once each: {worth}. `benchmarks/recalibrate.py`.", "", "![Coverage and RMSE against the number of labels](recalibrate.png)", ""]
-
-
 def reproduction(results):
     "The paper's table beside ours"
     size = next(iter(read_json(results / "experiments_mock.json")["experiments"].values()))["settings"]
