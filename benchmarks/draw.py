@@ -4,7 +4,7 @@
 
 Nothing is trained. Figures of the paper's predictions and of the 400 real galaxies need GALAXY_CNN_REAL, and are left
 as they are without it. Figures that need trained networks or pictures are drawn by the scripts that measure them:
-demo_* by `make demo`, explain_* by explain.py, mock_coverage by mock_coverage.py, flag by flag.py.
+demo_* by `make demo` and readme.py --demo, explain_*, mock_coverage, flag and shift by the scripts of their names.
 """
 import subprocess
 import sys
@@ -26,7 +26,7 @@ OF_THE_PAPER = "paper_predictions.py", "paper_coverage.py"
 
 def from_numbers():
     "Figures that need nothing but results/"
-    for kind in ("mock", "real"): experiments.draw(read_json(RESULTS / f"experiments_{kind}.json"), kind, RESULTS)
+    experiments.draw(read_json(RESULTS / "experiments_mock.json"), RESULTS)
     save_figure(RESULTS / "benchmarks.png", speed.figure(read_json(RESULTS / "benchmarks.json")))
     rows = read_json(RESULTS / "learning_curve.json")["rows"]
     save_figures(RESULTS, {"learning_curve": real_sample.curve_figure(rows)})

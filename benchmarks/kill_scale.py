@@ -9,11 +9,10 @@ scale_stub.py rests for a moment. After each kill, files under final names are c
 run, and before every other resume a finished file is replaced by one of another model. The way from a Survey to HATS
 and back is killed, too.
 """
-import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,20 +27,40 @@ from skies import make_sky
 from galaxy_cnn.files import Incomplete, read_json, write_json
 from galaxy_cnn.scale import hats_to_survey, predict_hats, survey_to_hats
 
-TARGETS = "worker", "client", "group"
+ODDS = {"worker": 0.5, "client": 0.25, "group": 0.25}  # of what is killed
 PARTITION_MB = 0.05  # about 30 of the pictures
 PAUSE = 0.1  # [s] in each of reading, predicting, writing
 WORKERS = 2
+PROCESSES = multiprocessing.get_context("forkserver")  # a process that has torch, but none of its threads, is copied
 
 
-def start(kind, *arguments, log=None):
+def start(kind, *arguments, log):
     "A process that does what is to be killed, in a group of its own"
-    stub = {"SCALE_LOG": str(log), "SCALE_PAUSE": str(PAUSE), "DASK_DISTRIBUTED__WORKER__PRELOAD": "['scale_stub']"}
-    here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-W", "ignore", __file__, "--child", kind, *map(str, arguments)]
-    env = os.environ | {"PYTHONPATH": here} | (stub if log else {})
-    errors = open(arguments[-1].with_name(f"{arguments[-1].name}.errors"), "w")
-    return subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=errors, text=True)
+    process = PROCESSES.Process(target=run_child, args=(kind, str(log), *map(str, arguments)))
+    process.start()
+    return process
+
+
+def run_child(kind, log, *arguments):
+    "What such a process does: its last act is a file with what came out"
+    os.setsid()
+    os.environ.update(SCALE_LOG=log, SCALE_PAUSE=str(PAUSE))
+    errors = os.open(f"{log}.errors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number in (1, 2): os.dup2(errors, number)
+    try: done = WORK[kind](*arguments)
+    except Incomplete as e: done = {"incomplete": str(e)}
+    write_json(f"{log}.json", done)
+
+
+def predict_slowly(run, catalog, out):
+    "`predict_hats` with a network that rests"
+    import dask
+    with dask.config.set({"distributed.worker.preload": ["scale_stub"]}):
+        return predict_hats(run, catalog, out, tta=False, workers=WORKERS)
+
+
+WORK = {"predict": predict_slowly, "to_hats": partial(survey_to_hats, partition_mb=PARTITION_MB),
+        "to_survey": lambda catalog, out: {"n": len(hats_to_survey(catalog, out))}}
 
 
 def files_of(out): return sorted([*Path(out).glob("dataset/*/*/Npix*"), *Path(out).glob("images/*.jpg")])
@@ -67,25 +86,24 @@ def wait(process, out, rng, lasts):
     first, begin = len(files_of(out)), time.monotonic()
     until = begin + rng.uniform(0, lasts["start"])
     if rng.random() < 0.8:
-        while len(files_of(out)) == first and process.poll() is None and time.monotonic() < begin + 90: time.sleep(0.02)
+        while len(files_of(out)) == first and process.is_alive() and time.monotonic() < begin + 90: time.sleep(0.02)
         until = time.monotonic() + rng.uniform(0, lasts["work"] * (1 - first / lasts["files"]))
-    while time.monotonic() < until and process.poll() is None: time.sleep(0.01)
+    while time.monotonic() < until and process.is_alive(): time.sleep(0.01)
 
 
 def kill(process, target, log, rng):
     "Kill; what the killed workers were doing, None where there was nothing to kill"
-    did = {f.stem: f.read_text() for f in log.glob("*.doing")}
     try:
-        if target == "worker":
-            worker = rng.choice(workers_of(process))
-            worker.kill()
-            return [did.get(str(worker.pid), "starting")]
-        if process.poll() is not None: return None
-        if target == "client": process.kill()
+        workers = workers_of(process)
+        if target == "worker": workers = [rng.choice(workers)]
+        files = [log / f"{worker.pid}.doing" for worker in workers]
+        did = [f.read_text() if f.exists() else "starting" for f in files]
+        if target == "worker": workers[0].kill()
+        elif target == "client": process.kill()
         else: os.killpg(process.pid, signal.SIGKILL)
     except (ValueError, psutil.NoSuchProcess, ProcessLookupError): return None  # no worker yet, or no longer
-    process.wait()
-    return sorted(did.values()) or ["starting"]
+    if target != "worker": process.join()
+    return sorted(did) or ["starting"]
 
 
 def orphans(group):
@@ -104,8 +122,9 @@ def orphans(group):
 
 class Killing:
     "One folder that is made through as many kills as it takes"
-    def __init__(self, job, out, whole, lasts, rng, foreign=None):
-        self.job, self.out, self.whole, self.lasts, self.rng, self.foreign = job, out, whole, lasts, rng, foreign
+    def __init__(self, job, odds, out, whole, lasts, rng, foreign=None):
+        self.job, self.odds, self.out, self.whole = job, odds, out, whole
+        self.lasts, self.rng, self.foreign = lasts, rng, foreign
         self.log = out.with_name(f"{out.name}.log")
         self.log.mkdir()
         self.kills, self.finished, self.planted, self.plants = [], {}, set(), 0
@@ -133,13 +152,13 @@ class Killing:
         self.planted.add(file)
         self.plants += 1
 
-    def go(self, targets, most):
+    def go(self, most):
         "Start or resume; kill, up to so many times, until it is dead; what it printed where it came to its end"
         for file in self.log.glob("*"): file.unlink()
         process = start(*self.job, self.out, log=self.log)
         for _ in range(min(most, 3)):  # a task whose worker dies more than three times is given up by Dask
             wait(process, self.out, self.rng, self.lasts)
-            target = str(self.rng.choice(targets))
+            target = str(self.rng.choice(list(self.odds), p=list(self.odds.values())))
             did = kill(process, target, self.log, self.rng)
             if did is None: break
             self.note(target, did)
@@ -147,37 +166,26 @@ class Killing:
             self.kills[-1]["orphans"] = orphans(process.pid)
             if self.foreign and len(self.kills) % 2: self.plant()
             return None
-        return self.answer(process)
+        return outcome(process, self.log)
 
-    def answer(self, process):
-        "What a process printed that came to its end"
-        printed, _ = process.communicate()
-        if not printed: raise RuntimeError(self.out.with_name(f"{self.out.name}.errors").read_text()[-3000:])
-        return json.loads(printed.splitlines()[-1])
-
-    def finish(self, targets, most):
+    def finish(self, most):
         "Go on until it is whole; a line of the result"
         done = None
         while done is None or "incomplete" in done:
             found = len(self.finished)
-            done = self.go(targets, max(0, most - len(self.kills)))
+            done = self.go(max(0, most - len(self.kills)))
         whole = sorted(marks(self.out)) == sorted(marks(self.whole))
-        self.log.rmdir() if not any(self.log.iterdir()) else shutil.rmtree(self.log)
+        shutil.rmtree(self.log)
         return {**done, "found": found, "complete": whole, "wrong": sorted(unlike(self.out, self.whole)),
                 "computed_again": self.touched(), "leftovers": sum(1 for _ in self.out.rglob(".*-*")),
                 "planted": self.plants, "kills": self.kills}
 
 
-def run_child(kind, *arguments):
-    "What a process does that is to be killed"
-    try: done = WORK[kind](*arguments)
-    except Incomplete as e: done = {"incomplete": str(e)}
-    print(json.dumps(done))
-
-
-WORK = {"predict": partial(predict_hats, tta=False, workers=WORKERS),
-        "to_hats": partial(survey_to_hats, partition_mb=PARTITION_MB),
-        "to_survey": lambda catalog, out: {"n": len(hats_to_survey(catalog, out))}}
+def outcome(process, log):
+    "What a process says that came to its end"
+    process.join()
+    if process.exitcode: raise RuntimeError(log.with_name(f"{log.name}.errors").read_text()[-3000:])
+    return read_json(log.with_name(f"{log.name}.json"))
 
 
 def undisturbed(job, out):
@@ -186,12 +194,12 @@ def undisturbed(job, out):
     log.mkdir()
     begin = time.time()
     process = start(*job, out, log=log)
-    if process.communicate() and process.returncode: raise RuntimeError(f"{job} failed.")
+    outcome(process, log)
     ends = [f.stat().st_mtime for f in files_of(out)]
     return {"start": min(ends) - begin, "work": max(ends) - min(ends), "files": len(ends)}
 
 
-def through_kills(job, folder, kills, targets, rng, end, foreign=None):
+def through_kills(job, folder, kills, odds, rng, end, foreign=None):
     "Folders made through kills, until there are so many or the time is over"
     folder.mkdir()
     whole, rounds = folder / "whole", []
@@ -199,7 +207,7 @@ def through_kills(job, folder, kills, targets, rng, end, foreign=None):
     while sum(len(r["kills"]) for r in rounds) < kills and time.monotonic() < end:
         out = folder / str(len(rounds))
         left = kills - sum(len(r["kills"]) for r in rounds)
-        rounds.append(Killing(job, out, whole, lasts, rng, foreign).finish(targets, left))
+        rounds.append(Killing(job, odds, out, whole, lasts, rng, foreign).finish(left))
         print(job[0], total(rounds), flush=True)
         shutil.rmtree(out)
     return {"undisturbed": lasts, "total": total(rounds), "rounds": rounds}
@@ -209,7 +217,7 @@ def total(rounds):
     "Sums over the rounds"
     kills = [kill for r in rounds for kill in r["kills"]]
     found = {"kills": len(kills), "rounds": len(rounds), "complete": sum(r["complete"] for r in rounds)}
-    for target in TARGETS: found[f"killed: {target}"] = sum(k["killed"] == target for k in kills)
+    for target in ODDS: found[f"killed: {target}"] = sum(k["killed"] == target for k in kills)
     for word in ("starting", "reading", "predicting", "writing"):
         found[f"while {word}"] = sum(word in k["while"] for k in kills)
     for key in ("wrong", "computed_again"): found[key] = sum(len(line[key]) for line in [*kills, *rounds])
@@ -222,6 +230,8 @@ def total(rounds):
 
 def main(args):
     from galaxy_cnn.train import train  # here, for the processes that are killed import this script, too
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    PROCESSES.set_forkserver_preload(["galaxy_cnn.scale", "distributed"])
     rng, end = np.random.default_rng(args.seed), time.monotonic() + 60 * args.minutes
     kills, few = (4, 1) if args.small else (args.kills, args.kills // 10)
     with tempfile.TemporaryDirectory() as folder:
@@ -234,11 +244,11 @@ def main(args):
         survey_to_hats(sky, hats, PARTITION_MB)
         foreign = folder / "foreign"
         undisturbed(("predict", other, hats), foreign)
-        jobs = {"predictions": (("predict", run, hats), kills, TARGETS, foreign),
-                "to_hats": (("to_hats", sky.path), few, TARGETS[-1:], None),
-                "to_survey": (("to_survey", hats), few, TARGETS[-1:], None)}
-        found = {name: through_kills(job, folder / name, n, targets, rng, end, other_files)
-                 for name, (job, n, targets, other_files) in jobs.items()}
+        jobs = {"predictions": (("predict", run, hats), kills, ODDS, foreign),
+                "to_hats": (("to_hats", sky.path), few, {"group": 1}, None),
+                "to_survey": (("to_survey", hats), few, {"group": 1}, None)}
+        found = {name: through_kills(job, folder / name, n, odds, rng, end, other_files)
+                 for name, (job, n, odds, other_files) in jobs.items()}
     what = "SIGKILL at random instants, then resume: predictions over a HATS catalog, from a Survey to one, and back"
     write_results(args.out, found, what, "noise, not galaxies", 600)
     sums = [v["total"] for v in found.values()]
@@ -246,7 +256,6 @@ def main(args):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]: sys.exit(run_child(*sys.argv[2:]))
     parser = option_parser(__doc__, out="kill_scale.json", seed=0, small="four kills")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=12, help="no new round after that")

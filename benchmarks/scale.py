@@ -5,7 +5,8 @@
 equality: a mock sky through a HATS catalog and two worker processes against `predict`, and its crossmatch by LSDB.
 overhead: against a plain loop over the same Parquet files in as many processes, with a network that takes no time and
 with a true one. memory: of a worker, against rows and against the size of a partition. partitions: what each costs the
-client. conversion: memory from a Survey to HATS and back. Each section is written when it is done, beside the others.
+client. conversion: memory from a Survey to HATS and back. Each section is written when it is done, beside the others
+that the file holds.
 Catalogs of many rows are the partitions of a small one, linked under many cells.
 """
 import json
@@ -32,9 +33,9 @@ from galaxy_cnn.files import read_json
 from galaxy_cnn.images import PackedCutout, read_pixels
 from galaxy_cnn.mock_images import make_mock
 from galaxy_cnn.ood import ood_features
-from galaxy_cnn.predict import predict
+from galaxy_cnn.predict import predict, prediction_fingerprint
 from galaxy_cnn.run import read_run
-from galaxy_cnn.scale import hats_to_survey, predict_hats, predict_partition, prediction_fingerprint, survey_to_hats
+from galaxy_cnn.scale import hats_to_survey, predict_hats, predict_partition, survey_to_hats
 from galaxy_cnn.survey import read_survey, write_survey
 from galaxy_cnn.train import train
 from galaxy_cnn.uncertainty import ErrorModel
@@ -65,10 +66,10 @@ def trained_run(work, calibrate=True):
     return train(make_mock(work / "part0", n=5000, seed=201), out, calibrate=calibrate, **options)
 
 
-def hats_of(work, survey, mb=PARTITION_MB):
-    "The HATS catalog of a Survey or a part of it"
+def hats_of(work, survey):
+    "The HATS catalog of a Survey or a part of it, of about as many partitions"
     out = work / f"hats{len(survey)}"
-    survey_to_hats(survey, out, mb)
+    survey_to_hats(survey, out, PARTITION_MB * len(survey) / FULL)
     return out
 
 
@@ -151,7 +152,7 @@ def workers_used(log):
     return {"worker_peak_MB": max(m for _, m in used) / 1e6, "worker_cpu_seconds": sum(c for c, _ in used)}
 
 
-def child_hats(run, catalog, out): return predict_hats(run, catalog, out, tta=False, workers=CORES)
+def child_hats(run, catalog, out): return predict_hats(run, catalog, out, tta=False, workers=CORES, accept_shift=True)
 
 
 def child_partition(run, source, target):
@@ -174,7 +175,7 @@ def child_loop(run, catalog, out, part, parts, stubbed):
         pd.concat([table.drop_columns(["image"]).to_pandas(), answers], axis=1).to_parquet(out / f"{part}-{i}.parquet")
 
 
-def child_to_hats(survey, out): return survey_to_hats(survey, out, PARTITION_MB)
+def child_to_hats(survey, out): return survey_to_hats(survey, out, PARTITION_MB / 10)
 
 
 def child_to_survey(catalog, out): return {"n": len(hats_to_survey(catalog, out))}
@@ -209,7 +210,7 @@ def compared(work, sky, n, tta):
     "Predictions of the first n galaxies by `predict`, and of their HATS catalog by two workers"
     run, sky = trained_run(work), sky.select(np.arange(len(sky)) < n)
     out, plain = work / f"answers{n}", work / f"answers{n}.parquet"
-    catalog = hats_of(work, sky, PARTITION_MB * n / FULL)
+    catalog = hats_of(work, sky)
     shutil.rmtree(out, ignore_errors=True)
     done = predict_hats(run.path, catalog, out, tta=tta, workers=2)
     predict(run, sky.image_files, plain, tta=tta, accept_shift=True)
@@ -378,7 +379,8 @@ def main(args):
     found = read_json(args.out)["sections"] if args.out.exists() else {}
     for name in args.section:
         print(name, flush=True)
-        found[name] = SECTIONS[name](args.work, args)
+        new = SECTIONS[name](args.work, args)
+        found[name] = found.get(name, {}) | new if isinstance(new, dict) else new
         found = {key: found[key] for key in SECTIONS if key in found}
         what = "Predictions over HATS catalogs by processes of Dask; mock sky, linked many times where rows are many"
         write_results(args.out, {"machine": harness.machine(), "sections": found}, what, "mock", 5_000 * args.parts)

@@ -54,6 +54,8 @@ def main():
     "Entry point of `galaxy-cnn`"
     # what libraries tell developers; `python -W default` shows it
     if not sys.warnoptions: warnings.simplefilter("ignore")
+    # of the processes that torchrun starts the first says how it went
+    if int(os.environ.get("RANK", 0)): sys.stdout = open(os.devnull, "w")
     try: app(args=[_at_home(argument) for argument in sys.argv[1:]])
     except Exception as error:
         code = exit_code(error)
@@ -319,13 +321,17 @@ def report(work, run, survey, out):
     typer.echo(f"Open {work(run, survey, out)} in a browser.")
 
 # %% ../nbs/49_cli.ipynb #07eec18e
+def _is_hats(folder):
+    "Whether a folder holds a HATS catalog or a collection of them"
+    return any((folder / name).is_file() for name in ("partition_info.csv", "collection.properties"))
+
 @command("predict.predict", "run source out tta bs accept_shift scheduler workers", passed_on="scale.predict_hats",
          bs={"min": 1}, workers={"min": 1})
 def predict(work, run, source, out, scheduler, workers, **options):
     """Predict for any images, labelled or not: a folder, a list, a Survey, or a HATS catalog, which gives a HATS catalog.
     For star-forming galaxies only: one without young stars has no such metallicity, and gets a number all the same, with
     an interval that means nothing."""
-    if len(source) == 1 and (source[0] / "partition_info.csv").is_file():
+    if len(source) == 1 and _is_hats(source[0]):
         from galaxy_cnn.scale import predict_hats
         done = predict_hats(run, source[0], out, options["tta"], scheduler, workers, options["accept_shift"])
         made = f"{done['n']} galaxies in {done['partitions']} partitions, {done['computed']} of them computed now."
@@ -338,7 +344,7 @@ def predict(work, run, source, out, scheduler, workers, **options):
 @command("scale.survey_to_hats", "survey out partition_mb", partition_mb={"min": 0.01})
 def catalog(work, survey, out, partition_mb):
     "A Survey as a HATS catalog, pictures included, for `predict` on many cores and for LSDB; a HATS catalog as a Survey."
-    if (survey / "partition_info.csv").is_file():
+    if _is_hats(survey):
         from galaxy_cnn.scale import hats_to_survey
         typer.echo(f"{out}: a Survey of {len(hats_to_survey(survey, out))} galaxies.")
         return

@@ -361,9 +361,9 @@ def default_epochs(
 def choose_arch(
     n,  # galaxies in the training split
     device,  # 'cpu', 'cuda', ...
-    large=20_000,  # galaxies from which a large network is taken; not measured, the tutorial has 104,000
+    large=20_000,  # galaxies from which a large network is taken: a judgement, between 2,000 and the tutorial's 104,000
 ) -> str:
-    "The architecture that suits a Survey's size and the device"
+    "The architecture that suits a Survey's size and the device; where large ones begin to win was not measured"
     if n < large: return "xresnet_tiny"
     return "xresnet18" if device == "cpu" else "xresnet34"
 
@@ -513,7 +513,8 @@ def _why_plain(
     loader = learn.dls.train
     if torch.device(learn.dls.device).type != device: return "the network does not train on a CUDA GPU"
     if processes() > 1: return "several processes train together"
-    if not isinstance(loader, InMemoryLoader) or loader.dataset.pixels.device.type != device:
+    pixels = getattr(loader.dataset, "pixels", None)  # a `StreamingLoader` has none
+    if not isinstance(loader, InMemoryLoader) or pixels is None or pixels.device.type != device:
         return "the cutouts do not lie on the GPU"
     if not loader.drop_last: return "the last batch may be smaller than the others"
     if not hasattr(learn.opt, "move"): return "the optimizer is not one of this chapter's"

@@ -8,6 +8,7 @@ __all__ = ['HEALPIX', 'check_scale', 'survey_to_hats', 'hats_to_survey', 'pictur
 
 # %% ../nbs/44_scale.ipynb #daa7041c
 import json
+import logging
 import os
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from tqdm import tqdm
 
 from .files import (
@@ -26,7 +28,7 @@ from .images import PackedCutout
 from .predict import (
     Census, TablePredictor, check_prediction, made_of, prediction_fingerprint, read_census, write_part)
 from .run import read_run
-from .survey import Survey, read_survey, write_survey_parts
+from .survey import ROW_GROUP, Survey, free_name, read_survey, write_survey_parts
 
 # %% ../nbs/44_scale.ipynb #08234dd7
 _ORDER = 8  # of the finest cells: 0.23 deg wide
@@ -57,7 +59,7 @@ def survey_to_hats(
     out,  # folder of the HATS catalog; what is there of the same Survey is not written again
     partition_mb: float = 50.0,  # pictures in a partition, at most [MB]
 ) -> dict:  # n: galaxies, partitions, written: partitions that were not there
-    "A Survey as a HATS catalog: its columns, and its pictures as a column of bytes, a partition in memory at a time"
+    "A Survey as a HATS catalog: its columns, and its pictures as a column of bytes, a few in memory at a time"
     check_scale()
     from hats.io.paths import pixel_catalog_file
     survey = survey if isinstance(survey, Survey) else read_survey(survey)
@@ -65,24 +67,28 @@ def survey_to_hats(
     files = survey.image_files
     sizes = [os.stat(f).st_size if os.path.exists(f) else 0 for f in files]
     cells, index = _cells(survey.catalog, sizes, int(partition_mb * 1e6))
+    catalog = survey.catalog.drop(columns=HEALPIX, errors="ignore")
+    catalog = catalog.rename(columns={"image": free_name("catalog_image", catalog)})
+    schema = pa.Schema.from_pandas(catalog, preserve_index=False)  # of all: in a partition a column may be empty
     mark = {"survey": survey.fingerprint, "partition_mb": partition_mb}
-    done = _check_mark(out, mark, "another Survey or another size of partitions")
+    done = _check_mark(out, mark, "a catalog of another Survey or with another size of partitions")
     written = 0
     for cell, rows in tqdm(cells.items(), "writing partitions", delay=2, leave=False):
         file = Path(str(pixel_catalog_file(done, cell)))
         if file.is_file(): continue
-        table = survey.catalog.iloc[rows].assign(**{HEALPIX: index[rows]}).reset_index(drop=True)
-        table["image"] = pd.Series([bytes_or_none(files[i]) for i in rows], dtype=pd.ArrowDtype(pa.binary()))
-        rows_of_cell = pa.Table.from_pandas(_index_first(table), preserve_index=False)
-        write_part(file, [rows_of_cell.replace_schema_metadata()])
+        write_part(file, _with_pictures(catalog, schema, files, index, rows))
         written += 1
     _write_properties(done, cells, len(survey), survey.name, {"galaxy_cnn_survey": json.dumps(survey.info)})
     return {"n": len(survey), "partitions": len(cells), "written": written}
 
 # %% ../nbs/44_scale.ipynb #5b8474b8
-def _index_first(table):
-    "The table with the HEALPix cell in front, as readers of HATS expect it"
-    return table[[HEALPIX, *(c for c in table if c != HEALPIX)]]
+def _with_pictures(catalog, schema, files, index, rows):
+    "Arrow tables of some galaxies, a few at a time: HEALPix cell in front, as readers of HATS expect it, pictures at the end"
+    for start in range(0, len(rows), ROW_GROUP):
+        some = rows[start:start + ROW_GROUP]
+        table = pa.Table.from_pandas(catalog.iloc[some], schema, preserve_index=False)
+        pictures = pa.array([bytes_or_none(files[i]) for i in some], pa.binary())
+        yield table.add_column(0, HEALPIX, pa.array(index[some])).append_column("image", pictures)
 
 # %% ../nbs/44_scale.ipynb #d1734ec8
 _MARK = "galaxy_cnn.json"  # in the folder of a catalog: what it is made of
@@ -92,7 +98,7 @@ def _check_mark(out, mark, what):
     out = Path(out)
     file = out / _MARK
     if file.is_file():
-        if read_json(file) != mark: raise InputError(f"{out} holds a catalog of {what}: name another folder.")
+        if read_json(file) != mark: raise InputError(f"{out} holds {what}: name another folder.")
     elif out.exists() and any(out.iterdir()): raise InputError(f"{out} is not empty: name another folder.")
     out.mkdir(parents=True, exist_ok=True)
     write_json(file, mark)
@@ -101,7 +107,7 @@ def _check_mark(out, mark, what):
 
 def _clear_leftovers(out):
     "Remove what killed writers left beside the partitions"
-    remove_partial_files(*{f.parent for f in out.glob("dataset/*/*/.*")})
+    remove_partial_files(out / "images", *{f.parent for f in out.glob("dataset/*/*/.*")})
 
 # %% ../nbs/44_scale.ipynb #ed49e8a6
 def _write_properties(out, cells, n, name, more):
@@ -109,7 +115,7 @@ def _write_properties(out, cells, n, name, more):
     from hats.catalog import PartitionInfo, TableProperties
     from hats.io import write_parquet_metadata
     _clear_leftovers(out)
-    write_parquet_metadata(out)
+    write_parquet_metadata(out, create_metadata=False)  # the footers of all row groups in one file are GBs of them
     PartitionInfo.from_healpix(sorted(cells)).write_to_file(catalog_path=out)
     TableProperties(
         catalog_name=name, catalog_type="object", total_rows=n, ra_column="ra", dec_column="dec", healpix_column=HEALPIX,
@@ -117,23 +123,25 @@ def _write_properties(out, cells, n, name, more):
 
 # %% ../nbs/44_scale.ipynb #041cbd99
 def hats_to_survey(
-    catalog,  # folder of a HATS catalog with objID, ra, dec and a column `image`
-    out,  # folder of the Survey to write; pictures that are there are not written again
+    catalog,  # folder of a HATS catalog, or of a collection, with objID, ra, dec and a column `image`
+    out,  # folder of the Survey to write; what is there of the same catalog is not written again
 ) -> Survey:
-    "A HATS catalog as a Survey: catalog.parquet and a file for each picture, a partition in memory at a time"
+    "A HATS catalog as a Survey: catalog.parquet and a file for each picture, a partition's columns in memory at a time"
     check_scale()
-    out = Path(out)
+    catalog = _main_catalog(catalog)
     files = _partitions(catalog)
-    if (out / "catalog.parquet").exists(): raise InputError(f"{out} holds a Survey: name another folder.")
-    (out / "images").mkdir(parents=True, exist_ok=True)
+    mark = {"catalog": str(Path(catalog).absolute()), "bytes": sum(f.stat().st_size for f in files.values())}
+    out = _check_mark(out, mark, "the Survey of another HATS catalog")
     for file in tqdm(files.values(), "writing pictures", delay=2, leave=False):
-        for row in pq.read_table(file, columns=["objID", "image"]).to_pylist(): _write_picture(out, row)
+        for batch in _stream(file, ROW_GROUP, ["objID", "image"]):
+            for row in batch.to_pylist(): _write_picture(out, row)
     def parts():
         for file in files.values():
-            table = pq.read_table(file).drop_columns([HEALPIX, "image"])
-            yield table.to_pandas()
+            kept = [c for c in pq.read_schema(file).names if c not in (HEALPIX, "image")]
+            yield pq.read_table(file, columns=kept).to_pandas(integer_object_nulls=True)
     properties = _properties(catalog)
     write_survey_parts(out, parts, json.loads(properties.get("galaxy_cnn_survey", "{}")) or {"source": str(catalog)})
+    (out / _MARK).unlink()
     return read_survey(out)
 
 # %% ../nbs/44_scale.ipynb #98f3b1e0
@@ -145,15 +153,27 @@ def _write_picture(out, row):
     if file.is_file(): return
     with atomic_path(file) as tmp: tmp.write_bytes(data)
 
+def _main_catalog(folder):
+    "Folder of a HATS catalog; in a collection, as LSDB writes it, that of the galaxies and not of their margins"
+    from hats.catalog.dataset.collection_properties import CollectionProperties
+    folder = Path(folder)
+    if not (folder / "collection.properties").is_file(): return folder
+    return folder / CollectionProperties.read_from_dir(folder).hats_primary_table_url
+
 def _partitions(catalog):
     "Files of a HATS catalog by cell, or `InputError`"
     from hats.catalog import PartitionInfo
     from hats.io.paths import pixel_catalog_file
-    catalog = Path(catalog)
     if not (catalog / "partition_info.csv").is_file():
-        raise InputError(f"{catalog} is no HATS catalog (no partition_info.csv): for a collection, name the catalog in it.")
+        raise InputError(f"{catalog} is no HATS catalog (no partition_info.csv): make one with `galaxy-cnn catalog`.")
     cells = PartitionInfo.read_from_dir(catalog).get_healpix_pixels()
     return {cell: Path(str(pixel_catalog_file(catalog, cell))) for cell in cells}
+
+def _stream(file, rows, columns):
+    "Batches of rows of a Parquet file, also of one row group: unless told so, Arrow reads all of it at once"
+    parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+    yield from parquet.iter_batches(rows, columns=columns)
+    if not parquet.metadata.num_rows: yield pa.RecordBatch.from_pylist([], parquet.read(columns=columns).schema)
 
 def _properties(catalog):
     "Entries of hats.properties that this package wrote"
@@ -240,7 +260,7 @@ def predict_partition(
     missing = [c for c in needed if c not in columns]
     if missing: raise InputError(f"{source} has no column {', '.join(missing)}: predictions need {', '.join(needed)}.")
     predictor, census = _loaded(path, fingerprint, tta), Census()
-    batches = pq.ParquetFile(source).iter_batches(rows, columns=needed)
+    batches = _stream(source, rows, needed)
     write_part(target, (_predict_batch(predictor, batch, source, census) for batch in batches), known, census)
     return {**_count(census), "computed": True}
 
@@ -265,20 +285,35 @@ _WORKER = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1
 def _engine(scheduler, workers):
     "A Dask client: of a scheduler at an address, or of a cluster of processes on this machine"
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
     if scheduler:
         with Client(scheduler) as client: yield client
         return
     settings = {"distributed.nanny.pre-spawn-environ": _WORKER, "distributed.worker.daemon": False}
-    workers = workers or os.cpu_count()
-    with dask.config.set(settings), LocalCluster(
-            n_workers=workers, threads_per_worker=1, memory_limit=None, dashboard_address=None) as cluster:
+    with dask.config.set(settings), _cluster(_devices(), workers) as cluster:
         with Client(cluster) as client: yield client
+
+def _devices():
+    "Names of the CUDA devices that this process may use, as the environment variable has them"
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
+
+def _cluster(devices, workers=None):
+    "A cluster of single-threaded processes: one for each device, which is the only one that it sees; else one for each core"
+    from distributed import Nanny, Scheduler, SpecCluster
+    n = workers or len(devices) or os.cpu_count()
+    def worker(k):
+        env = {"CUDA_VISIBLE_DEVICES": devices[k % len(devices)]} if devices else {}
+        options = {"nthreads": 1, "memory_limit": None, "env": env, "silence_logs": logging.ERROR}
+        return {"cls": Nanny, "options": options}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    # that a worker takes long to end is no news
+    return SpecCluster({k: worker(k) for k in range(n)}, scheduler, silence_logs=logging.ERROR)
 
 # %% ../nbs/44_scale.ipynb #e96680df
 def predict_hats(
     run,  # folder of a Run, which every worker can read
-    catalog,  # folder of a HATS catalog with objID, ra, dec and a column `image`
+    catalog,  # folder of a HATS catalog, or of a collection, with objID, ra, dec and a column `image`
     out,  # folder of the HATS catalog of predictions; the same call goes on where it ended
     tta: bool = True,  # average the eight flips and quarter turns (the dihedral group) of each cutout
     scheduler: str | None = None,  # address of a Dask scheduler; None: a cluster on this machine
@@ -291,6 +326,7 @@ def predict_hats(
     check_scale()
     path = str(Path(getattr(run, "path", run)).absolute())
     fingerprint = prediction_fingerprint(path, tta)
+    catalog = _main_catalog(catalog)
     sources = _partitions(catalog)
     out = _check_mark(out, {"fingerprint": fingerprint, "catalog": str(Path(catalog).absolute())},
                       "predictions of another model, of other options or of another catalog")
@@ -335,5 +371,5 @@ def _finish(predictor, out, catalog, sources, fingerprint):
 def _sample(files, partitions=12, pictures=5):
     "A few pictures of some partitions, as `read_image` takes them"
     chosen = np.random.default_rng(0).permutation(len(files))[:partitions]
-    batches = [next(pq.ParquetFile(files[i]).iter_batches(pictures, columns=["image"]), []) for i in chosen]
-    return [_cutout(picture_bytes(row["image"])) for batch in batches if len(batch) for row in batch.to_pylist()]
+    batches = [next(_stream(files[i], pictures, ["image"])) for i in chosen]
+    return [_cutout(picture_bytes(row["image"])) for batch in batches for row in batch.to_pylist()]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -17,8 +18,10 @@ from PIL import Image
 pytest.importorskip("lsdb", reason="HATS catalogs need pip install 'galaxy_cnn[scale]'")
 
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
+from galaxy_cnn.predict import prediction_fingerprint
 from galaxy_cnn.run import read_run
-from galaxy_cnn.scale import predict_frame, predict_hats, predict_partition, prediction_fingerprint, survey_to_hats
+from galaxy_cnn.scale import _cluster, hats_to_survey, predict_frame, predict_hats, predict_partition, survey_to_hats
+from galaxy_cnn.survey import write_survey
 from galaxy_cnn.uncertainty import ErrorModel
 
 
@@ -175,3 +178,76 @@ def test_without_the_extra_there_is_one_sentence(monkeypatch, mock_survey, tmp_p
     monkeypatch.setattr("galaxy_cnn.scale.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'galaxy_cnn\[scale\]'"): survey_to_hats(mock_survey, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_missing_ids_empty_columns_and_a_column_called_image_come_back_as_they_were(few, tmp_path):
+    n, sky = len(few), tmp_path / "sky"
+    rows = np.arange(n)
+    ids = pd.array(2**63 + 2 * rows.astype("uint64") + 1, dtype="UInt64")
+    ids[::3] = pd.NA
+    notes = pd.array([None] * (n - 1) + ["the only one"], dtype="str")
+    own = {"specObjID": ids, "parent": pd.array(-2**62 - rows, dtype="Int64"), "note": notes, "image": "mine"}
+    sky.mkdir()
+    (sky / "images").symlink_to(few.path / "images")
+    survey = write_survey(sky, few.catalog.assign(**own), few.info)
+    assert survey_to_hats(survey, tmp_path / "hats", 0.05)["partitions"] >= 4
+    assert len({str(pq.read_schema(f).remove_metadata()) for f in partitions(tmp_path / "hats")}) == 1
+    found = hats_to_survey(tmp_path / "hats", tmp_path / "back").catalog.sort_values("objID", ignore_index=True)
+    expected = survey.catalog.rename(columns={"image": "catalog_image"}).sort_values("objID", ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_survey_cut_short_is_finished_and_never_mixed_with_another(hats, mock_survey, tmp_path, monkeypatch):
+    out = tmp_path / "back"
+    def stop(path, parts, info): raise KeyboardInterrupt
+    monkeypatch.setattr("galaxy_cnn.scale.write_survey_parts", stop)
+    with pytest.raises(KeyboardInterrupt): hats_to_survey(hats, out)
+    monkeypatch.undo()
+    kept, gone, *_ = sorted((out / "images").iterdir())
+    gone.rename(out / "images" / f".{gone.stem}-half.jpg")
+    before = kept.stat().st_mtime_ns
+    shutil.copytree(hats, tmp_path / "other")
+    with pytest.raises(InputError, match="another HATS catalog: name another folder"): hats_to_survey(tmp_path / "other", out)
+    back = hats_to_survey(hats, out)
+    assert kept.stat().st_mtime_ns == before and gone.is_file() and not list(out.rglob(".*-*"))
+    assert len(back) == len(mock_survey) and not (out / "galaxy_cnn.json").exists()
+
+
+@pytest.mark.parametrize("groups", [64, 10_000])
+def test_a_large_partition_is_not_held_in_memory(tmp_path, groups):
+    from galaxy_cnn.scale import _stream
+    file, picture = tmp_path / "part.parquet", np.random.default_rng(0).bytes(4096)
+    table = pa.table({"objID": np.arange(10_000), "image": pa.array([picture] * 10_000, pa.binary())})
+    pq.write_table(table, file, row_group_size=groups, use_dictionary=False, compression="none")
+    del table
+    before, most, n = pa.total_allocated_bytes(), 0, 0
+    for batch in _stream(file, 64, ["objID", "image"]):
+        most, n = max(most, pa.total_allocated_bytes() - before), n + len(batch)
+    assert n == 10_000 and most < file.stat().st_size / 5
+
+
+def test_a_partition_without_rows_gives_one(small_run, hats, tmp_path):
+    pq.write_table(pq.read_table(partitions(hats)[0]).slice(0, 0), tmp_path / "part.parquet")
+    fingerprint = prediction_fingerprint(small_run.path)
+    found = predict_partition(tmp_path / "part.parquet", tmp_path / "out.parquet", str(small_run.path), fingerprint)
+    assert found == {"n": 0, "errors": 0, "computed": True}
+    assert "metallicity_pred" in pd.read_parquet(tmp_path / "out.parquet")
+
+
+def test_a_collection_that_lsdb_wrote_gives_the_same_predictions_and_none_for_its_margin(small_run, hats, mock_survey, tmp_path):
+    import lsdb
+    frame = table(hats)[["objID", "ra", "dec", "image"]].head(60)
+    catalog = lsdb.from_dataframe(frame, partition_rows=30, margin_threshold=7200)
+    catalog.write_catalog(tmp_path / "theirs", catalog_name="galaxies", progress_bar=False)
+    theirs, margin = partitions(tmp_path / "theirs" / "galaxies"), tmp_path.glob("theirs/*/dataset/*/*/Npix*")
+    assert len(list(margin)) > len(theirs), "there must be a margin to leave out"
+    done = predict_hats(small_run.path, tmp_path / "theirs", tmp_path / "out", workers=1)
+    found = table(tmp_path / "out")
+    expected = small_run.predict([mock_survey.image_path(i) for i in found["objID"]]).mean[:, 0]
+    assert done["n"] == len(found) == 60 and np.abs(found["metallicity_pred"] - expected).max() < 1e-6
+
+
+def test_each_worker_sees_a_gpu_of_its_own():
+    from distributed import Client
+    with _cluster(["3", "GPU-5e1f"]) as cluster, Client(cluster) as client:
+        assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["3", "GPU-5e1f"]
