@@ -185,12 +185,14 @@ def leak(results):
     "What a split at random gains on the mock by neighbors on the sky, where something was put in and where nothing was"
     found = read_json(results / "experiments_mock.json")["experiments"]["leak"]
     gains = {key: v["rmse"] for key, v in found["differences"].items()}
-    def of(model, name): return with_interval(gains[f"{model}: leak, shared - control"], sign="+") + f" for the {name}"
+    def of(model, name):
+        gain = gains[f"{model}: leak, shared - control"]
+        return f"{with_interval(gain, sign='+')} for the {name} ({gain['n']} repeats)"
     def nothing(model): return with_interval(gains[f"control_{model}: random - sky"], sign="+")
     return ["### The leak", "",
             f"Galaxies of the mock gathered into fields of 50 that share a metallicity offset of 0.1 dex and a cast of their sky of 5 levels, {found['galaxies']:,} galaxies, RMSE of a split at random minus "
-            f"that of a split by cells of sky, the same with nothing shared (the control) subtracted: {of('cnn', 'network')}, {of('forest', 'forest on image features')} (dex, mock, Student's interval over "
-            f"{gains['cnn: leak, shared - control']['n']} repeats). The control alone has {nothing('cnn')} and {nothing('forest')}. No such offset has been measured on the real sky, and no leak.", "",
+            f"that of a split by cells of sky, the same with nothing shared (the control) subtracted: {of('cnn', 'network')}, {of('forest', 'forest on image features')} (dex, mock, Student's interval "
+            f"over the repeats). The control alone has {nothing('cnn')} and {nothing('forest')}. No such offset has been measured on the real sky, and no leak.", "",
             "![Errors of both splits, mock](experiments_mock_leak.png)", ""]
 
 
