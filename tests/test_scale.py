@@ -20,7 +20,7 @@ pytest.importorskip("lsdb", reason="HATS catalogs need pip install 'galaxy_cnn[s
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.predict import prediction_fingerprint
 from galaxy_cnn.run import read_run
-from galaxy_cnn.scale import hats_to_survey, predict_frame, predict_hats, predict_partition, survey_to_hats
+from galaxy_cnn.scale import _cluster, hats_to_survey, predict_frame, predict_hats, predict_partition, survey_to_hats
 from galaxy_cnn.survey import write_survey
 from galaxy_cnn.uncertainty import ErrorModel
 
@@ -245,3 +245,9 @@ def test_a_collection_that_lsdb_wrote_gives_the_same_predictions_and_none_for_it
     found = table(tmp_path / "out")
     expected = small_run.predict([mock_survey.image_path(i) for i in found["objID"]]).mean[:, 0]
     assert done["n"] == len(found) == 60 and np.abs(found["metallicity_pred"] - expected).max() < 1e-6
+
+
+def test_each_worker_sees_a_gpu_of_its_own():
+    from distributed import Client
+    with _cluster(["3", "GPU-5e1f"]) as cluster, Client(cluster) as client:
+        assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["3", "GPU-5e1f"]
