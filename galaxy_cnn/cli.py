@@ -54,6 +54,8 @@ def main():
     "Entry point of `galaxy-cnn`"
     # what libraries tell developers; `python -W default` shows it
     if not sys.warnoptions: warnings.simplefilter("ignore")
+    # of the processes that torchrun starts the first says how it went
+    if int(os.environ.get("RANK", 0)): sys.stdout = open(os.devnull, "w")
     try: app(args=[_at_home(argument) for argument in sys.argv[1:]])
     except Exception as error:
         code = exit_code(error)
@@ -257,7 +259,7 @@ def render(work, source, out, **options):
 
 # %% ../nbs/49_cli.ipynb #6807af0f
 @command("train.train", "survey out arch epochs lr bs size targets self_attention opt precision split_by folds seed "
-         "device init resume drop_bad any_class graph",
+         "device init resume drop_bad any_class scale graph",
          epochs={"min": 1}, bs={"min": 1}, size={"min": 32}, folds={"min": 2}, targets={"name": "target"})
 def train(work, survey, out, **options):
     "Train a network on a Survey: one-cycle schedule, mixed precision, a checkpoint every epoch."
@@ -272,7 +274,7 @@ def pretrain(work, out, survey, **options):
     typer.echo(work(out, survey, **options).describe())
 
 # %% ../nbs/49_cli.ipynb #ceee3ca0
-@command("recalibrate.recalibrate", "run survey out method seed device drop_bad")
+@command("recalibrate.recalibrate", "run survey out method scale seed device drop_bad")
 def recalibrate(work, run, survey, out, **options):
     "Correct a Run for pictures of another kind (survey, stretch, seeing) by 25 to some hundred labelled galaxies."
     from galaxy_cnn.uncertainty import ErrorModel
