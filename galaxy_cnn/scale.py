@@ -288,11 +288,13 @@ def _engine(scheduler, workers):
     if scheduler:
         with Client(scheduler) as client: yield client
         return
-    settings = {"distributed.nanny.pre-spawn-environ": _WORKER, "distributed.worker.daemon": False}
+    settings = {"distributed.nanny.pre-spawn-environ": _WORKER, "distributed.worker.daemon": False,
+                "distributed.deploy.lost-worker-timeout": "1s"}
     workers = workers or os.cpu_count()
     with dask.config.set(settings), LocalCluster(
             n_workers=workers, threads_per_worker=1, memory_limit=None, dashboard_address=None,
             silence_logs=logging.ERROR) as cluster:  # that a worker takes long to end is no news
+        cluster.adapt(minimum=workers, maximum=workers)  # or one that is killed while it starts anew stays away
         with Client(cluster) as client: yield client
 
 # %% ../nbs/44_scale.ipynb #e96680df
