@@ -58,7 +58,8 @@ if __name__ == "__main__":
     parser = option_parser(__doc__)
     parser.add_argument("--sky", nargs="+", choices=("mock", "real"), default=["mock", "real"])
     parser.add_argument("--n", type=int, default=200, help="galaxies whose maps are averaged")
-    parser.add_argument("--mock", type=int, default=2500, help="galaxies of the mock sky")
+    parser.add_argument("--mock", type=int, default=1900,
+                        help="galaxies of the mock sky; below 2,000 five networks are trained, the second is a control")
     parser.add_argument("--seed", type=int, default=3, help="of the mock sky")
     parser.add_argument("--work", type=Path, help="folder of Surveys and Runs; a temporary one where not given")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for numbers and figures")

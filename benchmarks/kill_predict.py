@@ -41,11 +41,9 @@ def started(*arguments):
     return child
 
 
-def finished_parts(out):
-    "Parts on the disk; one that is torn cannot be read, which ends the benchmark"
-    files = sorted(out.with_name(f"{out.name}.parts").glob("part-*.parquet"))
-    for file in files: pq.read_table(file)
-    return files
+def part_files(out):
+    "Parts on the disk"
+    return sorted(out.with_name(f"{out.name}.parts").glob("part-*.parquet"))
 
 
 def is_refused(run, source, out, part):
@@ -67,13 +65,15 @@ def resumed(run, source, out, part):
     return written
 
 
-def one_round(run, source, out, part, delay, expected, try_other):
-    "Predict, kill, examine, resume, examine: one line of the result"
+def one_round(run, source, out, part, after, delay, expected, try_other):
+    "Predict, kill `delay` seconds after so many parts, examine, resume, examine: one line of the result"
     child = started(run, source, out, part)
+    while child.is_alive() and len(part_files(out)) < after: time.sleep(0.01)
     child.join(delay)
     child.kill()
     child.join()
-    kept = finished_parts(out)
+    kept = part_files(out)
+    for file in kept: pq.read_table(file)  # one that is torn cannot be read, which ends the benchmark
     found = {"delay_s": round(delay, 3), "finished_parts": len(kept), "table_at_kill": out.exists()}
     if try_other and kept and not out.exists(): found["other_option_refused"] = is_refused(run, source, out, part)
     written = resumed(run, source, out, part)
@@ -121,7 +121,8 @@ def main(args):
         for k in range(kills):
             out = folder / f"round{k}/table.parquet"
             out.parent.mkdir()
-            rounds.append(one_round(run, sky.path, out, part, float(rng.uniform(0, whole)), expected, k % 4 == 0))
+            delay = float(rng.uniform(0, whole))
+            rounds.append(one_round(run, sky.path, out, part, 0, delay, expected, k % 4 == 0))
             shutil.rmtree(out.parent)
     result = {"kills": kills, "galaxies": n, "part": part, "undisturbed_s": round(whole, 2), "seed": args.seed,
               "cpus": os.cpu_count(), "bytes_a_path": round(bytes_a_path(20_000 if args.small else 1_000_000)),

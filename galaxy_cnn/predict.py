@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,9 +78,23 @@ def find_images(
     return files if listed else sorted(files, key=_by_number), others
 
 def _join(found):
-    "Images and other files of several sources; those of one Survey stay in its packed file"
-    if len(found) == 1: return found[0]
-    return [f for files, _ in found for f in files], [f for _, others in found for f in others]
+    "Images and other files of several sources; those of packed Surveys stay in their files"
+    parts, others = [files for files, _ in found], [f for _, others in found for f in others]
+    if all(isinstance(files, list) for files in parts): return [f for files in parts for f in files], others
+    return _Chain(parts), others
+
+class _Chain(Sequence):
+    "Sequences one behind the other, each item read when it is asked for"
+    def __init__(self, parts):
+        self.parts = parts
+        self.starts = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self): return int(self.starts[-1])
+
+    def __getitem__(self, i):
+        if isinstance(i, slice): return [self[j] for j in range(*i.indices(len(self)))]
+        k = int(np.searchsorted(self.starts, i, side="right")) - 1
+        return self.parts[k][i - self.starts[k]]
 
 def _no_source(path):
     "What to raise for a path that is neither images nor names them"

@@ -142,13 +142,14 @@ class Run:
         folds are answered by the network that has not seen them; `InputError` names a file that cannot be read"""
         numbers = range(len(self.networks)) if network is None else [network]
         if isinstance(source, np.ndarray) and source.ndim == 4:
-            return _pool_answers(self, *_answers_to_images(self, source, numbers, tta, bs))
+            return _pool_answers(self.card, *_answers_to_images(self, source, numbers, tta, bs))
         files = image_sources(source) if isinstance(source, Survey) else source
         answers, features = _answers_to_files(self, files, numbers, tta, bs)
-        held_by = _held_out_by(self, source) if isinstance(source, Survey) and network is None else None
+        is_whole = isinstance(source, Survey) and network is None
+        held_by = _held_out_by(self.card["split"], source) if is_whole else None
         lines = self.card.get("held_out_lines")  # of a Run that was recalibrated
-        if lines is None or held_by is None: return _pool_answers(self, answers, features, held_by)
-        return _on_lines(_pool_answers(self, answers, features), lines, held_by)
+        if lines is None or held_by is None: return _pool_answers(self.card, answers, features, held_by)
+        return _on_lines(_pool_answers(self.card, answers, features), lines, held_by)
 
 # %% ../nbs/27_run.ipynb #cb0a37c6
 _CARD_KEYS = ("format", "arch", "self_attention", "size", "targets", "networks", "gp", "split", "survey", "recipe",
@@ -261,10 +262,10 @@ def _answers_to_part(run, networks, images, tta, precision, device):
 # %% ../nbs/27_run.ipynb #cc082445
 _MIN_ENSEMBLE = 3  # networks whose spread is measured: of a galaxy that one has held out, two others remain
 
-def _pool_answers(run, answers, features=None, held_by=None):
+def _pool_answers(card, answers, features=None, held_by=None):
     "Prediction from answers [networks, 3, n, targets]: the mean over networks, or of the one that held a galaxy out"
     mean, aleatoric, inner = answers.mean(0)
-    is_old = run.card["format"] == 2
+    is_old = card["format"] == 2
     is_ensemble = len(answers) >= _MIN_ENSEMBLE and not is_old
     between = answers[:, 0].var(0, ddof=1) if is_ensemble else np.zeros_like(mean)
     for k in range(len(answers)) if held_by is not None else ():
@@ -272,7 +273,7 @@ def _pool_answers(run, answers, features=None, held_by=None):
         mean[rows], aleatoric[rows], inner[rows] = answers[k][:, rows]
         others = np.delete(answers[:, 0], k, 0)[:, rows]
         if is_ensemble: between[rows] = others.var(0, ddof=1)
-    if is_old or not (is_ensemble or run.gp):
+    if is_old or not (is_ensemble or card["gp"]):
         return Prediction(mean, np.sqrt(aleatoric + inner), np.full_like(mean, np.nan), features)
     return Prediction(mean, np.sqrt(aleatoric), np.sqrt(inner + between), features)
 
@@ -294,10 +295,9 @@ def _answers_to_files(run, files, numbers, tta, bs):
     return _joined(found, len(numbers), len(run.targets))
 
 # %% ../nbs/27_run.ipynb #f2c64785
-def _held_out_by(run, survey):
-    "Number [n] of the network that holds each galaxy out, -1 for none; None if these are not the Run's own folds"
-    known = run.card["split"]
-    if not run.folds: return None
+def _held_out_by(known, survey):
+    "Number [n] of the network that holds each galaxy out, -1 for none; None if these are not the folds of a card's split"
+    if not known["folds"]: return None
     split = Split.make(survey.catalog, known["seed"], known["by"], known["folds"], known.get("together", ()))
     return split.network if split.hash == known["hash"] else None
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from tqdm import tqdm
 
 from .files import (
@@ -284,18 +285,33 @@ _WORKER = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1
 def _engine(scheduler, workers):
     "A Dask client: of a scheduler at an address, or of a cluster of processes on this machine"
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
     if scheduler:
         with Client(scheduler) as client: yield client
         return
     settings = {"distributed.nanny.pre-spawn-environ": _WORKER, "distributed.worker.daemon": False,
                 "distributed.deploy.lost-worker-timeout": "1s"}
-    workers = workers or os.cpu_count()
-    with dask.config.set(settings), LocalCluster(
-            n_workers=workers, threads_per_worker=1, memory_limit=None, dashboard_address=None,
-            silence_logs=logging.ERROR) as cluster:  # that a worker takes long to end is no news
-        cluster.adapt(minimum=workers, maximum=workers)  # or one that is killed while it starts anew stays away
+    with dask.config.set(settings), _cluster(_devices(), workers) as cluster:
+        n = len(cluster.plan)
+        cluster.adapt(minimum=n, maximum=n)  # or one that is killed while it starts anew stays away
         with Client(cluster) as client: yield client
+
+def _devices():
+    "Names of the CUDA devices that this process may use, as the environment variable has them"
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
+
+def _cluster(devices, workers=None):
+    "A cluster of single-threaded processes: one for each device, which is the only one that it sees; else one for each core"
+    from distributed import Nanny, Scheduler, SpecCluster
+    n = workers or len(devices) or os.cpu_count()
+    def worker(k):
+        env = {"CUDA_VISIBLE_DEVICES": devices[k % len(devices)]} if devices else {}
+        options = {"nthreads": 1, "memory_limit": None, "env": env, "silence_logs": logging.ERROR}
+        return {"cls": Nanny, "options": options}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    # that a worker takes long to end is no news
+    return SpecCluster({k: worker(k) for k in range(n)}, scheduler, silence_logs=logging.ERROR)
 
 # %% ../nbs/44_scale.ipynb #e96680df
 def predict_hats(

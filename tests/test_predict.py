@@ -34,7 +34,8 @@ def test_killed_at_random_it_goes_on_and_ends_with_the_table_of_an_undisturbed_r
     for k in range(3):
         out = tmp_path / f"round{k}/table.parquet"
         out.parent.mkdir()
-        found = one_round(small_run.path, mock_survey.path, out, 24, rng.uniform(1, 4), expected, True)
+        delay = rng.uniform(0, 0.3)
+        found = one_round(small_run.path, mock_survey.path, out, 24, 1 + 3 * k, delay, expected, True)
         kept += found["finished_parts"]
         assert found["identical"] and found["computed_again"] == 0 and not found["left_behind"], found
         assert found.get("other_option_refused", True)
@@ -75,7 +76,13 @@ def test_parts_of_a_recalibrated_run_are_those_of_another_model(small_run, pictu
     with pytest.raises(InputError, match="another model"): predict(run, pictures, tmp_path / "t.csv", tta=False, part=50)
 
 
-def test_a_packed_survey_named_in_a_list_is_not_read_as_a_whole(few, tmp_path):
+def test_packed_surveys_named_in_a_list_are_not_read_before_they_are_asked_for(few, tmp_path):
     shutil.copytree(few.path, tmp_path / "sky", symlinks=True)
     pack(tmp_path / "sky")
-    assert isinstance(find_images([tmp_path / "sky"])[0], PackedCutouts)
+    files, _ = find_images([few.image_files[5], tmp_path / "sky", tmp_path / "sky"])
+    packed = files.parts[1]
+    assert isinstance(packed, PackedCutouts) and packed.held == (None, None)
+    names = [Path(f).name for f in few.image_files]
+    assert [Path(f).name for f in files] == [names[5], *names, *names]
+    assert [Path(f).name for f in files[95:99]] == [*names[94:96], *names[:2]]
+    assert files[1].data == Path(few.image_files[0]).read_bytes()

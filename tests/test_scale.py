@@ -21,7 +21,7 @@ pytest.importorskip("lsdb", reason="HATS catalogs need pip install 'galaxy_cnn[s
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.predict import prediction_fingerprint
 from galaxy_cnn.run import read_run
-from galaxy_cnn.scale import hats_to_survey, predict_frame, predict_hats, predict_partition, survey_to_hats
+from galaxy_cnn.scale import _cluster, hats_to_survey, predict_frame, predict_hats, predict_partition, survey_to_hats
 from galaxy_cnn.survey import write_survey
 from galaxy_cnn.uncertainty import ErrorModel
 
@@ -261,3 +261,9 @@ def test_a_worker_that_is_killed_again_while_it_starts_comes_back():
         time.sleep(1)
         new[0].kill()
         for task in tasks: task.result(timeout=90)
+
+
+def test_each_worker_sees_a_gpu_of_its_own():
+    from distributed import Client
+    with _cluster(["3", "GPU-5e1f"]) as cluster, Client(cluster) as client:
+        assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["3", "GPU-5e1f"]
