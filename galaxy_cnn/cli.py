@@ -54,6 +54,8 @@ def main():
     "Entry point of `galaxy-cnn`"
     # what libraries tell developers; `python -W default` shows it
     if not sys.warnoptions: warnings.simplefilter("ignore")
+    # of the processes that torchrun starts the first says how it went
+    if int(os.environ.get("RANK", 0)): sys.stdout = open(os.devnull, "w")
     try: app(args=[_at_home(argument) for argument in sys.argv[1:]])
     except Exception as error:
         code = exit_code(error)

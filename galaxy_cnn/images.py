@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CUTOUT_SIZE', 'SDSS_PIXEL', 'FIELD_R90', 'IMAGE_ENDINGS', 'DECODERS', 'decode', 'image_ending', 'image_tree',
            'blank_reason', 'PackedCutout', 'read_pixels', 'read_image', 'crop_pad', 'try_read_image', 'map_files',
-           'try_read_images', 'read_images', 'RadialOrder', 'radial_order']
+           'with_bytes', 'try_read_images', 'read_images', 'RadialOrder', 'radial_order']
 
 # %% ../nbs/03_images.ipynb #e87a1613
 import gzip
@@ -230,10 +230,12 @@ def map_files(
 ):
     "Yield `read(file)` for each file, in order: the bytes are fetched here, threads decode them"
     starts = range(0, len(files), at_once)
-    groups = ([_with_bytes(file) for file in files[i:i + at_once]] for i in starts)
+    groups = ([with_bytes(file) for file in files[i:i + at_once]] for i in starts)
     for results in read_ahead(lambda group: [read(file) for file in group], groups, workers): yield from results
 
-def _with_bytes(file):
+def with_bytes(
+    file,  # path of a cutout
+):
     "A cutout with its bytes; the file itself if it has them already or cannot be read"
     data = None if isinstance(file, PackedCutout) else bytes_or_none(file)
     return file if data is None else PackedCutout(file, data)

@@ -513,7 +513,8 @@ def _why_plain(
     loader = learn.dls.train
     if torch.device(learn.dls.device).type != device: return "the network does not train on a CUDA GPU"
     if processes() > 1: return "several processes train together"
-    if not isinstance(loader, InMemoryLoader) or loader.dataset.pixels.device.type != device:
+    pixels = getattr(loader.dataset, "pixels", None)  # a `StreamingLoader` has none
+    if not isinstance(loader, InMemoryLoader) or pixels is None or pixels.device.type != device:
         return "the cutouts do not lie on the GPU"
     if not loader.drop_last: return "the last batch may be smaller than the others"
     if not hasattr(learn.opt, "move"): return "the optimizer is not one of this chapter's"

@@ -453,8 +453,9 @@ class PackedCutouts(Sequence):
         if isinstance(i, slice): return [self[j] for j in range(*i.indices(len(self)))]
         group, row = divmod(int(self.rows[i]), ROW_GROUP)
         if group < 0: return self.files[i]  # a galaxy that the packed catalog does not have
-        if self.held[0] != group: self.held = group, self.parquet.read_row_group(group, ["image"])["image"].to_pylist()
-        data = self.held[1][row]
+        held = self.held
+        if held[0] != group: held = self.held = group, self.parquet.read_row_group(group, ["image"])["image"].to_pylist()
+        data = held[1][row]
         return self.files[i] if data is None else PackedCutout(self.files[i], data)
 
 # %% ../nbs/07_survey.ipynb #aba1503a

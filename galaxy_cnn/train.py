@@ -35,7 +35,7 @@ from galaxy_cnn.learner import (
     AUGMENTATION, PRETRAINING_RECIPE, CapturedStep, EpochBar, EpochHistory, EpochSeed, Recipe, choose_arch, choose_device,
     choose_precision, default_epochs, fine_tuning_recipe, make_learner, resolve_recipe, seed_all, target_scale,
 )
-from .loaders import in_memory_dls, load_cutouts, make_dls
+from .loaders import in_memory_dls, load_cutouts, streaming_dls
 from .models import TINY_POOLED, create_model, head_layer, torch_threads
 from .ood import MAX_REFERENCES, ood_features_of_files
 from .processes import by_the_first, joined, processes
@@ -96,7 +96,7 @@ def _load_labelled(
         raise InputError(f"Targets must be different names, at least one, not {targets}.")
     for t in targets: survey.target(t)
     pixels, problems = load_cutouts(survey, device)
-    problems = validate(survey, targets, images=pixels is None) + problems
+    problems = validate(survey, targets, images=False) + problems
     if any_class: problems = [p for p in problems if p.kind != NOT_STAR_FORMING]
     if not problems: return survey, pixels
     if not drop_bad: raise InputError(_refusal(survey, problems))
@@ -260,7 +260,7 @@ def warm_start(
 # %% ../nbs/29_train.ipynb #4f006f07
 def make_network(
     survey,  # the galaxies that are used
-    pixels,  # of `load_cutouts`; None: cutouts are read in every epoch
+    pixels,  # of `load_cutouts`; None: cutouts are streamed from disk
     plan: _Plan,
     k,  # number of the network
     start=None,  # a Run to start from
@@ -270,9 +270,9 @@ def make_network(
     seed_all(plan.seed, k, -1)
     stats = start.mean_std(k % len(start.networks)) if start else None
     options = dict(targets=plan.targets, bs=plan.recipe.bs, size=plan.size, stats=stats, seed=plan.seed)
-    options["device"] = plan.device
-    if pixels is None: dls = make_dls(survey, split, max_rotate=0.0, **options)
-    else: dls = in_memory_dls(survey, split, pixels, augment=plan.recipe.augment, **options)
+    options |= dict(augment=plan.recipe.augment, device=plan.device)
+    if pixels is None: dls = streaming_dls(survey, split, **options)
+    else: dls = in_memory_dls(survey, split, pixels, **options)
     scale = target_scale(survey, split, plan.targets)
     model = create_model(plan.arch, len(plan.targets), plan.self_attention, *scale, sigma=True)
     if start: warm_start(model, start, k, plan.targets)
@@ -299,7 +299,7 @@ def _fit_network(survey, pixels, out, plan: _Plan, progress: Progress, tensors=N
     progress.network, progress.epoch = k + 1, 0
     progress.optimiser = progress.scaler = None
 
-# %% ../nbs/29_train.ipynb #0fe4c46b
+# %% ../nbs/29_train.ipynb #982ea8b9
 def _write_weights(model, file):
     "The weights of a network as safetensors"
     weights = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
@@ -526,7 +526,8 @@ _MANY_FOR_TINY = 5000  # real galaxies from which the resolution that xresnet_ti
 _TINY_MESSAGE = (f"xresnet_tiny sees {TINY_POOLED} px. Of real galaxies Wu & Boada lost 0.003 dex at 64 px and 0.008 at "
                  "32 px: with {} galaxies `galaxy-cnn train --arch xresnet18`, on a GPU `--arch xresnet34 "
                  "--self-attention`, may do better; from how many on has not been measured.")
-_NO_MEMORY_MESSAGE = "{} cutouts of {} px do not fit into the memory that is free: they are read again in every epoch."
+_NO_MEMORY_MESSAGE = ("{} cutouts of {} px do not fit into the memory that is free: they are streamed from disk in "
+                      "every epoch, fastest from one file (galaxy-cnn pack).")
 
 def _silent(message): pass
 

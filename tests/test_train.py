@@ -2,11 +2,13 @@
 import json
 import multiprocessing as mp
 import os
+import random
 import shutil
 import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -28,11 +30,12 @@ from galaxy_cnn.learner import (
     EpochHistory,
     EpochSeed,
     _RangeTest,
+    _why_plain,
     cpu_flags,
     make_learner,
     seed_all,
 )
-from galaxy_cnn.loaders import in_memory_dls, load_cutouts
+from galaxy_cnn.loaders import in_memory_dls, load_cutouts, streaming_dls
 from galaxy_cnn.models import ScaledRMSE, create_model, head_layer, torch_threads
 from galaxy_cnn.run import ARGUMENTS_FILE, CHECKPOINT_FILE, read_run
 from galaxy_cnn.splits import assign_split
@@ -609,14 +612,41 @@ def test_real_galaxies_teach_the_small_network_something(real, tmp_path):
 
 # Cutouts from elsewhere than memory
 
-def test_what_does_not_fit_into_memory_is_read_file_by_file(few, few_labels, tmp_path, monkeypatch, capsys):
+def test_what_does_not_fit_into_memory_is_streamed_and_resumes_exactly(few, few_labels, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("galaxy_cnn.loaders.free_memory", lambda device="cpu": 10**6)
-    made = train(few, tmp_path / "run", arch="xresnet_tiny", calibrate=False, **FEW)
-    assert "do not fit into the memory that is free" in capsys.readouterr().out
-    assert made.history()["epoch"].tolist() == [0]
+    options = FEW | dict(arch="xresnet9", size=32, epochs=2, calibrate=False, init="none")
+    whole = train(few, tmp_path / "whole", **options)
+    assert "do not fit into the memory that is free: they are streamed" in capsys.readouterr().out
+    write = checkpoint_module.write_history
+    def interrupted(out, rows):
+        write(out, rows)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(checkpoint_module, "write_history", interrupted)
+    with pytest.raises(Incomplete): train(few, tmp_path / "stopped", **options)
+    monkeypatch.setattr(checkpoint_module, "write_history", write)
+    resumed = train(few, tmp_path / "stopped", resume=True, **options)
+    assert resumed.history()["epoch"].tolist() == [0, 1] and largest_difference(whole.path, resumed.path) == 0
     # the Gaussian process reads the files too, and finds in them what it found in memory
     from_files = train(few, tmp_path / "few", calibrate=False, quiet=True, **TWO).card["gp"]["process_alone"]
     assert from_files == pytest.approx(few_labels.card["gp"]["process_alone"], abs=1e-5)
+
+
+def test_a_streamed_epoch_has_each_galaxy_once_with_its_own_pixels(mock_survey, tmp_path, monkeypatch):
+    for module in ("survey", "loaders"): monkeypatch.setattr(f"galaxy_cnn.{module}.ROW_GROUP", 16)
+    shutil.copytree(mock_survey.path, tmp_path / "sky")
+    pack(tmp_path / "sky")
+    survey = read_survey(tmp_path / "sky")
+    split = np.where(np.arange(240) % 6 == 0, "valid", "train")
+    stream = streaming_dls(survey, split, bs=8)
+    memory = in_memory_dls(survey, split, load_cutouts(survey)[0], bs=8, stats=stream.stats)
+    stream.train.rng = random.Random(5)
+    rows, drawn = stream.train.draw_epoch()
+    assert sorted(torch.cat(rows).tolist()) == np.flatnonzero(split == "train").tolist()
+    assert _why_plain(SimpleNamespace(dls=stream), "cpu") == "the cutouts do not lie on the GPU"
+    assert min(len((part // 16).unique()) for part in rows) >= 4, "a batch of neighbors"
+    stream.train.rng, memory.train.on_device = random.Random(5), stream.train.on_device
+    for batch, part, how in zip(stream.train, rows, drawn, strict=True):
+        for value, same in zip(batch, memory.train.batch(part, how)): assert torch.equal(value, same)
 
 
 def test_a_packed_survey_trains_to_the_same_weights(mock_survey, run, tmp_path):
