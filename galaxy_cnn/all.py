@@ -16,6 +16,7 @@ from .download import *
 from .verify import *
 from .workers import *
 from .render import *
+from .label_scales import *
 from .second_sky import *
 from .processes import *
 from .features import *

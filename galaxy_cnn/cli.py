@@ -259,7 +259,7 @@ def render(work, source, out, **options):
 
 # %% ../nbs/49_cli.ipynb #6807af0f
 @command("train.train", "survey out arch epochs lr bs size targets self_attention opt precision split_by folds seed "
-         "device init resume drop_bad any_class graph",
+         "device init resume drop_bad any_class scale graph",
          epochs={"min": 1}, bs={"min": 1}, size={"min": 32}, folds={"min": 2}, targets={"name": "target"})
 def train(work, survey, out, **options):
     "Train a network on a Survey: one-cycle schedule, mixed precision, a checkpoint every epoch."
@@ -274,7 +274,7 @@ def pretrain(work, out, survey, **options):
     typer.echo(work(out, survey, **options).describe())
 
 # %% ../nbs/49_cli.ipynb #ceee3ca0
-@command("recalibrate.recalibrate", "run survey out method seed device drop_bad")
+@command("recalibrate.recalibrate", "run survey out method scale seed device drop_bad")
 def recalibrate(work, run, survey, out, **options):
     "Correct a Run for pictures of another kind (survey, stretch, seeing) by 25 to some hundred labelled galaxies."
     from galaxy_cnn.uncertainty import ErrorModel

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from .catalogs import COLUMNS, cast_columns, content_hash, keep_best, sdss_names, with_coordinates
 from .files import InputError, atomic_path, file_hash, map_unordered, remove_partial_files
 from .images import CUTOUT_SIZE
+from .literature import SDSS_LABELS
 from .record import Part, Record, RecordRow, get_parts, get_settings, set_settings, store_part, utc_now
 from .providers import OUTCOMES, PROVIDERS, CutoutRequest, Provider, check_cutout, cutout_scale
 from galaxy_cnn.skyserver import (
@@ -342,6 +343,7 @@ def _info(settings, summary):
         **provider.about,
         **{k: settings[k] for k in ("base_url", "server", "release", "size", "scale")},
         "query": query,
+        **({"labels": SDSS_LABELS} if source == "SDSS SkyServer" and settings["catalog"] is None else {}),
         **{k: summary[k] for k in ("asked", "outcomes", "duplicates_dropped", "complete")},
         "finished": utc_now(),
         "request": settings,

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from .baselines import baseline_predictions, cross_validated_baselines
 from .features import measure
 from galaxy_cnn.figures import (
-    FLOOR_NAMES, MODEL_NAMES, PREDICTED, TEXT_BOX, axis_label, density_figure, distribution_figure, gallery_figure,
-    history_figure, new_figure, panel_titles, plot_models, plot_pit, plot_reliability, save_figures, sky_name,
+    FLOOR_NAMES, MODEL_NAMES, PREDICTED, TEXT_BOX, density_figure, distribution_figure, gallery_figure, history_figure,
+    label_of, new_figure, panel_titles, plot_models, plot_pit, plot_reliability, save_figures, sky_name,
 )
 from .files import InputError, atomic_path, read_json, write_json
 from galaxy_cnn.metrics import (
@@ -161,16 +161,16 @@ def _target_figures(
 ) -> dict:  # name -> Figure
     "Figures of one target"
     true, sky = survey.target(target), sky_name(survey)
-    note = f"{which} galaxies"
+    note, label = f"{which} galaxies", label_of(survey, target)
     rows = {"cnn": found["cnn"], **found["baselines"]}
     models = new_figure(5.5, 1.2 + 0.45 * len(rows))
     ax = models.subplots()
     errors = {MODEL_NAMES.get(name, name): v["rmse"] for name, v in rows.items()}
     plot_models(ax, errors, found.get("label_noise"), found.get("picture_floor"))
     panel_titles(ax, sky, f"{note}, n = {len(true):,}")
-    figures = {"density": density_figure(true, pred, target, sky, note),
-               "distributions": distribution_figure(true, pred, target, sky, note),
-               "gallery": gallery_figure(survey.image_files, true, pred, target, sky),
+    figures = {"density": density_figure(true, pred, label, sky, note),
+               "distributions": distribution_figure(true, pred, label, sky, note),
+               "gallery": gallery_figure(survey.image_files, true, pred, label, sky),
                "models": models}
     slopes = found.get("residual_slopes")
     if slopes: figures["residuals"] = _residual_figure(_covariates(survey), pred - true, slopes, sky, note)
@@ -267,7 +267,7 @@ def _interval_figures(run, scored, prediction, errors, metrics):
         n_calibrate = other.n if other else None  # galaxies that do both in turn leave no noise in the whole
         plot_reliability(axes[0], values, n_calibrate)
         plot_pit(axes[1], values, n_calibrate=n_calibrate)
-        for ax in axes: panel_titles(ax, sky_name(scored), f"{axis_label(t)}, n = {len(true):,}")
+        for ax in axes: panel_titles(ax, sky_name(scored), f"{label_of(scored, t)}, n = {len(true):,}")
         figures["calibration" + (f"_{t}" if j else "")] = fig
     return figures
 

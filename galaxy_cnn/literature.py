@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TREMONTI04_RANGE', 'TREMONTI04_SCATTER', 'RELATION_PERCENTILES', 'TABLE3_COLUMNS', 'TREMONTI04_TABLE3', 'REDDENING',
-           'PUBLISHED_SOURCE', 'N_LABELS', 'N_TESTED', 'PUBLISHED', 'PUBLISHED_SCORES', 'NESTED_RMSE', 'stellar_mass',
-           'main_sequence', 'mass_metallicity', 'tremonti04', 'mannucci10_fmr', 'PublishedScore', 'published_row']
+           'SDSS_LABELS', 'PUBLISHED_SOURCE', 'N_LABELS', 'N_TESTED', 'PUBLISHED', 'PUBLISHED_SCORES', 'NESTED_RMSE',
+           'stellar_mass', 'main_sequence', 'mass_metallicity', 'tremonti04', 'mannucci10_fmr', 'PublishedScore',
+           'published_row']
 
 # %% ../nbs/02_literature.ipynb #d4713d60
 from dataclasses import dataclass
@@ -91,6 +92,13 @@ def mannucci10_fmr(
 
 # %% ../nbs/02_literature.ipynb #ccac1e7b
 REDDENING = (1.698, 2.285, 3.303)  # A / E(B-V) of i, r, g: Schlafly & Finkbeiner 2011, table 6, R_V = 3.1
+
+# %% ../nbs/02_literature.ipynb #b671be45
+SDSS_LABELS = {
+    "oh_p50": {"calibration": "T04", "aperture": "3 arcsec fiber"},
+    "lgm_tot_p50": {"imf": "Kroupa", "aperture": "total"},
+    "sfr_tot_p50": {"imf": "Kroupa", "aperture": "total"},
+}
 
 # %% ../nbs/02_literature.ipynb #e836c817
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from .features import measure_images
 from .files import InputError, file_hash, read_ahead, read_json
 from .gaussian_process import average_with_gp, gp_inputs, with_factor
 from .images import read_images
+from .label_scales import check_same_scale, on_scale
 from .learner import choose_device, choose_precision
 from .models import create_model, fold_batch_norm, load_weights, network_input, predict_tta, torch_threads
 from .splits import Split
@@ -94,13 +95,17 @@ class Run:
         path = Path(path or known["path"])
         if not path.exists():
             raise InputError(f"The Survey of {self.path} is no longer at {path}: say where it is with --survey.")
-        survey = read_survey(path)
+        survey = on_scale(read_survey(path), known.get("scale"), self.targets)
         if survey.fingerprint != known["fingerprint"]:
             raise InputError(
                 f"{path} is not the Survey that {self.path} was trained on ({len(survey)} galaxies, fingerprint "
                 f"{survey.fingerprint[:8]}; expected {known['n']}, {known['fingerprint'][:8]}): give that one, "
                 "or use `galaxy-cnn predict`.")
+        check_same_scale(self.scales, survey, self.path)
         return survey.select(~survey.catalog["objID"].isin(known["dropped"]))
+
+    @property
+    def scales(self): return self.card["survey"].get("labels", {})  # of the targets whose scale is known
 
     def split_of(self, survey):
         "`Split` of what `survey()` returned; `InputError` if it is not the split of the training"

@@ -31,6 +31,7 @@ from galaxy_cnn.files import (
 )
 from .gaussian_process import FROZEN_FILE, GP_FILE, GP_WEIGHT, GaussianProcess, gp_columns, gp_inputs
 from .images import map_files, read_image, read_images
+from .label_scales import check_same_scale, on_scale, scales_of
 from galaxy_cnn.learner import (
     AUGMENTATION, PRETRAINING_RECIPE, CapturedStep, EpochBar, EpochHistory, EpochSeed, Recipe, choose_arch, choose_device,
     choose_precision, default_epochs, fine_tuning_recipe, make_learner, resolve_recipe, seed_all, target_scale,
@@ -73,6 +74,7 @@ class _Plan:
     weight: tuple | None = None  # of each target in the loss
     together: tuple = ()  # groups of objIDs that are one galaxy
     processes: int = 1  # that share each batch
+    scale: str | None = None  # calibration that the metallicities were converted to
 
     def arguments(self):
         "As flat JSON: what a continued run is compared by"
@@ -128,10 +130,11 @@ def make_plan(
     whole,  # the Survey that they came from
     start=None,  # a Run to start from
     *, arch, epochs, lr, bs, size, targets, precision, seed,  # as in `train`
-    device, split_by, folds, opt, self_attention, gp, recipe, weight, together=(),
+    device, split_by, folds, opt, self_attention, gp, recipe, weight, together=(), scale=None,
 ) -> _Plan:
     "Settle every default of `train`; `InputError` for options that contradict one another"
     _check_options(start, lr=lr, bs=bs, epochs=epochs, size=size, folds=folds, gp=gp)
+    if start: check_same_scale(start.scales, survey, start.path)
     device, by = choose_device(device), split_kind(survey.catalog, split_by)
     split = Split.make(survey.catalog, seed, by, folds, together)
     _check_split(survey.catalog, split, together)
@@ -152,7 +155,7 @@ def make_plan(
         precision=choose_precision(precision, kind), seed=seed, device=device, split_by=by, folds=folds,
         fingerprint=whole.fingerprint, dropped=tuple(sorted(dropped)),
         init=start.card["networks"][0]["sha256"] if start else None, gp=gp, weight=weight, together=together,
-        processes=processes())
+        processes=processes(), scale=scale)
 
 # %% ../nbs/29_train.ipynb #8135eb65
 def _check_options(start, *, folds, gp, **numbers):
@@ -435,8 +438,9 @@ def _survey_entry(survey, plan):
              "fingerprint": plan.fingerprint, "n": len(survey) + len(plan.dropped), "mock": survey.is_mock,
              "size": survey.size, "dropped": plan.dropped}
     if "mock_version" in survey.info: entry["mock_version"] = survey.info["mock_version"]
-    others = _count_of_other_class(survey, plan.targets)
-    return {**entry, "not_star_forming": others} if others else entry
+    where_known = {"not_star_forming": _count_of_other_class(survey, plan.targets), "scale": plan.scale,
+                   "labels": scales_of(survey, plan.targets)}
+    return entry | {key: value for key, value in where_known.items() if value}
 
 def _count_of_other_class(survey, targets):
     "How many galaxies are not star-forming by their `bptclass`, where that matters"
@@ -492,6 +496,7 @@ def train(
     weight=None,  # of each target in the loss; None: all the same
     drop_bad: bool = False,  # leave out galaxies without a label or a readable cutout, or not star-forming; else refuse
     any_class: bool = False,  # take galaxies whatever their `bptclass`; a metallicity is that of star-forming ones
+    scale: str | None = None,  # convert metallicities to T04, O3N2, N2 or D02, as published; survey.json says from which
     resume: bool = False,  # go on from the last checkpoint of an interrupted run
     graph: bool = False,  # on a GPU, launch each training step as one CUDA graph; an option until a GPU has measured it
     calibrate: bool = True,  # fit error bars and the out-of-distribution flag at the end
@@ -500,20 +505,23 @@ def train(
     "Train on a Survey and leave a Run; `InputError` for wrong input, `Incomplete` for a training that stopped"
     out, say = Path(out), _silent if quiet else print
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
-    whole = survey if isinstance(survey, Survey) else read_survey(survey)
+    whole = on_scale(survey if isinstance(survey, Survey) else read_survey(survey), scale, targets)
     galaxies, pixels = _load_labelled(whole, targets, drop_bad, any_class, choose_device(device))
     few = init == arch == "auto" and size == PRETRAINED_SIZE and not self_attention and len(galaxies) < FEW_LABELS
     if few: init, folds, gp = PRETRAINED, folds or FEW_LABELS_FOLDS, gp is None or gp
     start = initial_run("none" if init == "auto" else init)
-    together = tuple(map(tuple, same_galaxies(galaxies.catalog, picture_hashes(galaxies, pixels))))
     plan = make_plan(galaxies, whole, start, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, targets=targets,
-                     precision=precision, seed=seed, device=device, split_by=split_by, folds=folds, opt=opt,
-                     self_attention=self_attention, gp=bool(gp), recipe=recipe, weight=weight, together=together)
+                     precision=precision, seed=seed, device=device, split_by=split_by, folds=folds, opt=opt, gp=bool(gp),
+                     self_attention=self_attention, recipe=recipe, weight=weight, scale=scale, together=_twins(galaxies, pixels))
     for note in _plan_notes(plan, whole, split_by, few, pixels is None and galaxies): say(note)
     if by_the_first(_prepare_run_folder, out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
     else: _run_plan(galaxies, pixels, out, plan, start, quiet, say, [CapturedStep(say=say)] if graph else [])
     if calibrate: by_the_first(_calibrate, out, galaxies, say)
     return read_run(out)
+
+def _twins(galaxies, pixels):
+    "Groups of objIDs that are one galaxy, by picture or place"
+    return tuple(map(tuple, same_galaxies(galaxies.catalog, picture_hashes(galaxies, pixels))))
 
 def _calibrate(out, galaxies, say):
     "Fit the error model of a Run that has none"

@@ -1,20 +1,25 @@
 """Labels of a new kind of pictures correct a Run: the line is exact, the new Run is whole, and wrong input ends in a sentence."""
+import json
 from functools import partial
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from galaxy_cnn.cli import exit_code
+from galaxy_cnn.download import _info
 from galaxy_cnn.evaluate import evaluate
 from galaxy_cnn.export import export_folder
 from galaxy_cnn.files import InputError, file_hash
 from galaxy_cnn.images import read_images
+from galaxy_cnn.label_scales import convert_oh
+from galaxy_cnn.literature import SDSS_LABELS
 from galaxy_cnn.metrics import coverage
-from galaxy_cnn.predict import predict
+from galaxy_cnn.predict import LABELS_KEY, predict
 from galaxy_cnn.recalibrate import fit_line, recalibrate
 from galaxy_cnn.report import commands, training_sentence
-from galaxy_cnn.run import read_run
+from galaxy_cnn.run import Run, read_run
 from galaxy_cnn.survey import write_survey
 from galaxy_cnn.train import train
 from galaxy_cnn.uncertainty import ErrorModel, fit_calibration
@@ -120,3 +125,32 @@ def test_wrong_input_ends_in_a_sentence_and_leaves_nothing(parent, darker, few, 
         assert text in str(error.value) and exit_code(error.value) == 2, error.value
     with pytest.raises(InputError, match="exists"): recalibrate(parent, darker, parent.path)
     assert {p.name for p in tmp_path.iterdir()} == {"other"}
+
+
+def test_labels_on_another_scale_are_refused_or_converted(parent, darker, tmp_path):
+    scaled = {**parent.card["survey"], "labels": {"metallicity": {"calibration": "T04"}}}
+    known = Run(parent.path, {**parent.card, "survey": scaled})
+    (tmp_path / "o3n2").mkdir()
+    (tmp_path / "o3n2" / "images").symlink_to(darker.path / "images")
+    catalog = darker.catalog.assign(oh_p50=darker.catalog["oh_p50"] - 0.25)
+    other = write_survey(tmp_path / "o3n2", catalog, {"source": "mock", "labels": {"oh_p50": {"calibration": "O3N2"}}})
+    sentence = "o3n2 has metallicity on the scale O3N2, .* on T04: convert the labels with --scale T04"
+    with pytest.raises(InputError, match=sentence): recalibrate(known, other, tmp_path / "out")
+    with pytest.raises(InputError, match=sentence): train(other, tmp_path / "out", init=known, drop_bad=True, quiet=True)
+    with pytest.raises(InputError, match="does not say on which scale"): recalibrate(known, darker, tmp_path / "out", scale="N2")
+    child = recalibrate(known, other, tmp_path / "child", "offset", scale="T04")
+    galaxies = child.survey()
+    as_given = catalog.set_index("objID")["oh_p50"][galaxies.catalog["objID"]]
+    np.testing.assert_array_equal(galaxies.target("metallicity"), convert_oh(as_given, "O3N2", "T04"))
+    assert child.scales["metallicity"]["calibration"] == "T04" and "--scale T04" in child.card["recalibration"]["command"]
+    predict(child, darker.image_files[:5], tmp_path / "t.parquet")
+    about = json.loads(pq.read_metadata(tmp_path / "t.parquet").metadata[LABELS_KEY.encode()])
+    assert about["metallicity"]["calibration"] == "T04"
+
+
+@pytest.mark.parametrize("server, catalog, named", [("SkyServer", None, True), ("SkyServer (mock)", None, False), ("", "own", False)])
+def test_downloads_from_skyserver_name_the_scale_of_their_labels(server, catalog, named):
+    settings = dict(base_url="https://skyserver.sdss.org", server=server, release="dr17", size=128, scale="r90", catalog=catalog,
+                    cuts="z > 0", n=5)
+    info = _info(settings, dict.fromkeys(("asked", "outcomes", "duplicates_dropped", "complete")))
+    assert info.get("labels") == (SDSS_LABELS if named else None)
