@@ -232,7 +232,7 @@ def speed(results):
             f"RMSE on the mock, fast path minus stock recipe, {len(same['seeds'])} seeds, n = {same['n']:,}: {differences} dex. A Run of a few hundred labels (five networks, eight views, Gaussian process, flag) answers {few:.0f} galaxies a second. Predicting "
             f"2,000 cutouts takes {memory['predict, 2000']:.0f} MB, ten times as many {memory['predict, 20000']:.0f} MB. All numbers: [results/benchmarks.md](benchmarks.md). On a GPU: `benchmarks/gpu.py`"
             + ("." if (results / "gpu.json").is_file() else ", which no GPU has run yet: no speed on a GPU is claimed."), "",
-            "![Images a second](benchmarks.png)"]
+            "![Images a second](benchmarks.png)", "", "### Scale", "", *scale(results)]
 
 
 def scale(results):
@@ -263,7 +263,7 @@ def headlines(results):
 
 def results_page(results):
     "results/README.md"
-    parts = {"Results": section, "Beside the paper": reproduction, "Speed": speed, "Scale": scale, "Downloads": downloads}
+    parts = {"Results": section, "Beside the paper": reproduction, "Speed": speed, "Downloads": downloads}
     lines = ["# Results", "", "Every file in this folder is written by the script of its name in `benchmarks/`, `demo.*` by `make demo` and this page by `benchmarks/readme.py`.",
              "What is measured on the simulated sky says mock. `make results` writes this page and draws again all figures that come from stored numbers and predictions.", ""]
     for title, make in parts.items(): lines += [f"## {title}", "", *make(results), ""]
