@@ -325,6 +325,18 @@ def batch_study(fast):
             f"{fast['machine']['cores']} cores.")
 
 
+def scale(results):
+    "What was measured of predictions over HATS catalogs, as Markdown"
+    found = read_json(results / "scale.json")["sections"]
+    (one, eight), (few, all_) = found["equality"], found["conversion"]
+    same, views = one["against_predict"], eight["against_predict"]
+    there, back = ([f"{v[way]['peak_MB']:,.0f}" for v in (few, all_)] for way in ("to_hats", "to_survey"))
+    return [f"- {one['n']:,} mock galaxies, from a Survey to a HATS catalog of {one['partitions']} partitions and through two worker processes: {same['rows_that_differ']} rows differ from `predict` on the Survey, to the last bit "
+            f"of {same['columns']} columns. With eight views {views['rows_that_differ']} of {eight['n']:,}, by {views['most']:.1g}. LSDB matches {one['crossmatch']['of_one_galaxy']:,} with themselves.",
+            f"- A Survey of {few['n']:,} and of {all_['n']:,} galaxies to HATS takes at most {' and '.join(there)} MB of memory, back {' and '.join(back)} MB.",
+            "- Not measured yet: overhead, memory of a worker and the cost of a partition (the other sections of `benchmarks/scale.py`), and many kills (`benchmarks/kill_scale.py`; a few are a test)."]
+
+
 def headlines(results):
     "Numbers with n and interval"
     real, paper, fresh = (read_json(results / f"{n}.json") for n in ("real_sample", "paper_predictions", "held_out_2026-11"))
@@ -344,7 +356,7 @@ def headlines(results):
 
 def results_page(results):
     "results/README.md"
-    parts = {"Results": section, "Beside the paper": reproduction, "A second survey": second_survey, "Speed": speed, "Downloads": downloads}
+    parts = {"Results": section, "Beside the paper": reproduction, "A second survey": second_survey, "Speed": speed, "Scale": scale, "Downloads": downloads}
     lines = ["# Results", "", "Every file in this folder is written by the script of its name in `benchmarks/`, `demo.*` by `make demo` and this page by `benchmarks/readme.py`.",
              "What is measured on the simulated sky says mock. `make results` writes this page and draws again all figures that come from stored numbers and predictions.", ""]
     for title, make in parts.items(): lines += [f"## {title}", "", *make(results), ""]

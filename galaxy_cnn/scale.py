@@ -289,8 +289,11 @@ def _engine(scheduler, workers):
     if scheduler:
         with Client(scheduler) as client: yield client
         return
-    settings = {"distributed.nanny.pre-spawn-environ": _WORKER, "distributed.worker.daemon": False}
+    settings = {"distributed.nanny.pre-spawn-environ": _WORKER, "distributed.worker.daemon": False,
+                "distributed.deploy.lost-worker-timeout": "1s"}
     with dask.config.set(settings), _cluster(_devices(), workers) as cluster:
+        n = len(cluster.plan)
+        cluster.adapt(minimum=n, maximum=n)  # or one that is killed while it starts anew stays away
         with Client(cluster) as client: yield client
 
 def _devices():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -245,6 +246,21 @@ def test_a_collection_that_lsdb_wrote_gives_the_same_predictions_and_none_for_it
     found = table(tmp_path / "out")
     expected = small_run.predict([mock_survey.image_path(i) for i in found["objID"]]).mean[:, 0]
     assert done["n"] == len(found) == 60 and np.abs(found["metallicity_pred"] - expected).max() < 1e-6
+
+
+def test_a_worker_that_is_killed_again_while_it_starts_comes_back():
+    from galaxy_cnn.scale import _engine
+    def workers(): return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    with _engine(None, 1) as client:
+        first = psutil.Process(client.submit(os.getpid).result())
+        tasks = [client.submit(time.sleep, 0.1, pure=False) for _ in range(10)]
+        before = workers()
+        first.kill()
+        until = time.monotonic() + 60
+        while not (new := [p for p in workers() if p not in before]) and time.monotonic() < until: time.sleep(0.05)
+        time.sleep(1)
+        new[0].kill()
+        for task in tasks: task.result(timeout=90)
 
 
 def test_each_worker_sees_a_gpu_of_its_own():
