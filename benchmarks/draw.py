@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import experiments
+import limits
 import mock_learning_curve
 import real_sample
 import speed
@@ -28,6 +29,8 @@ def from_numbers():
     "Figures that need nothing but results/"
     experiments.draw(read_json(RESULTS / "experiments_mock.json"), RESULTS)
     save_figure(RESULTS / "benchmarks.png", speed.figure(read_json(RESULTS / "benchmarks.json")))
+    of_a_core = (read_json(RESULTS / f"cpu_{name}.json") for name in ("bf16", "float32"))
+    save_figure(RESULTS / "cpu_speed.png", limits.core_figure(*of_a_core))
     rows = read_json(RESULTS / "learning_curve.json")["rows"]
     save_figures(RESULTS, {"learning_curve": real_sample.curve_figure(rows)})
     curve = read_json(RESULTS / "mock_learning_curve.json")

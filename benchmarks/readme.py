@@ -159,6 +159,19 @@ def other_pictures(results):
             f"{gate['real']['sdss_sample']['n']} passive. No real passive galaxy whose class is known was at hand, so it is not part of the package. `benchmarks/gate.py`.", ""]
 
 
+def second_survey(results):
+    "What predictions for planes of a second survey are worth"
+    found = read_json(results / "second_sky.json")
+    lines = [f"{found['n']} mock galaxies drawn on two skies, SDSS's and that of the Legacy Surveys; predictions for the second one's planes, against those for SDSS's pictures:", "",
+             "| picture of the planes | bias [dex] | scatter [dex] | flagged | times farther from the training galaxies than chance allows |", "|---|---|---|---|---|"]
+    for name, way in found["ways"].items():
+        if "bias" not in way: continue
+        lines.append(f"| {name} | {with_interval(way['bias'], 4, '+')} | {way['scatter']['value']:.3f} | {percent(way['flagged'])} | {way['distance']:.1f} |")
+    own = found["ways"]["SDSS's picture"]
+    return [*lines, "", f"SDSS's own pictures of them: {own['distance']:.1f}. "
+            "`benchmarks/second_sky.py`; no planes of the real survey have been through it.", "", "![Predictions on both skies](second_sky.png)", ""]
+
+
 def reproduction(results):
     "The paper's table beside ours"
     size = next(iter(read_json(results / "experiments_mock.json")["experiments"].values()))["settings"]
@@ -222,17 +235,94 @@ def downloads(results):
 
 def speed(results):
     "What was measured of speed, as Markdown"
-    fast, same = (read_json(results / f"{n}.json") for n in ("benchmarks", "same_accuracy"))
+    fast, same, full = (read_json(results / f"{n}.json") for n in ("benchmarks", "same_accuracy", "cpu_bf16"))
     machine, memory = fast["machine"], {name.split(" cutouts")[0]: v["peak_MB"] for name, v in fast["parts"]["memory"].items()}
     few = next(v for name, v in fast["parts"]["predict"].items() if name.startswith("few labels"))["images_per_second"]["median"]
     differences = ", ".join(f"{arch} {with_interval(v['fast_minus_stock'], sign='+')}" for arch, v in same["archs"].items())
+    about, loader = full["machine"], fast["ratios"]["loader in memory, shifts and turns (xresnets): images/s a core over fastai's DataBlock"]
     return ["Training decodes each JPEG once into one tensor of bytes, on the GPU or in memory, and makes batches by indexing it, inside fastai's `Learner`; prediction gives each core a small batch of its own; where the "
-            f"processor has bfloat16, both use it. On {machine['cores']} cores ({machine['cpu']}, no GPU), on mock cutouts and against the tutorial's DataBlock, fastai's optimisers and float32 in the same run:", "",
-            "| | times as fast |", "|---|---|", *(f"| {name} | {v:.1f} |" for name, v in fast["ratios"].items()), "", *fast["remarks"], "",
-            f"RMSE on the mock, fast path minus stock recipe, {len(same['seeds'])} seeds, n = {same['n']:,}: {differences} dex. A Run of a few hundred labels (five networks, eight views, Gaussian process, flag) answers {few:.0f} galaxies a second. Predicting "
-            f"2,000 cutouts takes {memory['predict, 2000']:.0f} MB, ten times as many {memory['predict, 20000']:.0f} MB. All numbers: [results/benchmarks.md](benchmarks.md). On a GPU: `benchmarks/gpu.py`"
-            + ("." if (results / "gpu.json").is_file() else ", which no GPU has run yet: no speed on a GPU is claimed."), "",
-            "![Images a second](benchmarks.png)"]
+            "processor has bfloat16, both use it. All against the tutorial's DataBlock, fastai's optimisers, `learn.get_preds` and float32 in the same run, on mock cutouts.", "",
+            f"### On a CPU, with bfloat16 and without ({about['cpu']}, torch {about['versions']['torch']}; seconds of one core, repeats interleaved)", "", *cpu_table(results), "",
+            "Medians, with the least and the most that the repeats allow. Without: AVX2 and no more, for PyTorch and for oneDNN, on the same processor. The DataBlock of the comparison decodes by this package's reader, which "
+            "is faster than Pillow. `benchmarks/speed.py`, all numbers: [cpu_bf16.md](cpu_bf16.md), [cpu_float32.md](cpu_float32.md). " + what_limits(results), "",
+            "![Images a second of a core, with and without bfloat16](cpu_speed.png)", "",
+            *gpu_lines(results), "### More on CPUs", "", *cores_lines(results),
+            f"- On {machine['cores']} other cores ({machine['cpu']}, bfloat16, torch {machine['versions']['torch']}, an earlier state): whole training {fast['ratios']['whole training, xresnet_tiny']:.1f} times stock for xresnet_tiny and "
+            f"{fast['ratios']['whole training, xresnet18']:.1f} for xresnet18, and the loader alone {loader:.0f} times: [benchmarks.md](benchmarks.md).",
+            f"- RMSE on the mock, fast path minus stock recipe, {len(same['seeds'])} seeds, n = {same['n']:,}: {differences} dex ({same['fast']}).",
+            f"- A Run of a few hundred labels (five networks, eight views, Gaussian process, flag) answers {few:.0f} galaxies a second on those cores. Predicting 2,000 cutouts takes {memory['predict, 2000']:.0f} MB, ten times as "
+            f"many {memory['predict, 20000']:.0f} MB.", batch_study(fast)]
+
+
+CPU_ROWS = {"whole training, xresnet_tiny": "whole training, xresnet_tiny, 5 epochs of 1,536", "predict, one view, over learn.get_preds, xresnet_tiny": "`predict` over `learn.get_preds`, xresnet_tiny, one view",
+            "predict, one view, over learn.get_preds, xresnet18": "`predict` over `learn.get_preds`, xresnet18, one view"}
+
+
+def cpu_table(results):
+    "Ratios and errors with bfloat16 and without"
+    both = [read_json(results / f"cpu_{name}.json") for name in ("bf16", "float32")]
+    def gain(found, name):
+        return "{:.1f} ({:.1f}, {:.1f})".format(found["ratios"][name], *found["ratio_ranges"][name]) if name in found["ratios"] else "not measured"
+    lines = ["| times as fast | with bfloat16 | without |", "|---|---|---|"]
+    lines += [f"| {title} | {' | '.join(gain(found, name) for found in both)} |" for name, title in CPU_ROWS.items()]
+    for path in ("stock", "fast path"):
+        errors = [found["parts"].get("fit", {}).get(f"xresnet_tiny, {path}", {}).get("rmse_mock") for found in both]
+        shown = " | ".join(f"{e['median']:.4f} ({e['min']:.4f}, {e['max']:.4f}), {e['repeats']} seeds" if e else "not measured" for e in errors)
+        lines.append(f"| RMSE [dex, mock] of those trainings, {path} | {shown} |")
+    return lines
+
+
+def what_limits(results):
+    "Why the float32 ratios are not larger"
+    found = read_json(results / "cpu_float32.json")
+    stock, ours = ({k: v["images_per_second"]["median"] for k, v in found["parts"]["predict"].items() if k.startswith("xresnet_tiny") and word in k} for word in ("get_preds", "one view"))
+    flagged = ours["xresnet_tiny, predict, one view, error bars and flag"]
+    limits = read_json(results / "limits.json")
+    return (f"Asked for were 1.5 in training and 2.5 in prediction without bfloat16. Both paths multiply the same numbers: the convolutions of xresnet_tiny run at {limits['pace']['value']:.0f} GFLOP/s of a core and take "
+            f"{limits['share']['value']:.0%} of our training step, so what can be won is the rest. `predict` answers {ours['xresnet_tiny, predict, one view']:.0f} galaxies a second of a core (with error bars and flag {flagged:.0f}), "
+            f"`get_preds` {max(stock.values()):.0f}.")
+
+
+def gpu_lines(results):
+    "What one GPU said, of an earlier state"
+    found = read_json(results / "gpu_h100_2026-11.json")
+    pace, gpu = found["images_per_second"], found["machine"]
+    if (results / "gpu.json").is_file(): return []
+    rows = [f"| {name} | {v:,} |" for name, v in pace.items()]
+    return [f"### On a GPU: not measured for this state ({gpu['gpu']}, torch {gpu['torch']}, commit 30ae772)", "", "| bf16, xresnet18 at 112 px, batches of 128 where nothing else is said | images/s |", "|---|---|", *rows, "",
+            f"Transcribed from the maintainers' run (`gpu_h100_2026-11.json`). Seven epochs of {found['n']:,} took {found['seconds_of_seven_epochs']} s where {found['goal_seconds']} s are the goal: the host launched {found['kernels_a_step']} "
+            "kernels a step and the card waited. Since then a step can be captured and launched as one (`train --graph`), which agrees with the plain step to 1e-6 on a CPU and has not run on a GPU: `python benchmarks/gpu.py --minutes 9` "
+            "measures it.", ""]
+
+
+def cores_lines(results):
+    "Folds side by side, and a busy machine, where they were measured"
+    return [line(read_json(results / f"{name}.json")) for name, line in (("folds", folds_line), ("busy_machine", busy_line)) if (results / f"{name}.json").is_file()]
+
+
+def folds_line(folds):
+    "Five networks in processes of one thread each, and one after the other"
+    apart, together = (folds["ways"][name] for name in ("side by side, one thread each", "one after the other, on all threads"))
+    return (f"- `galaxy-cnn train` on {folds['n']} real galaxies, {folds['cores']} cores, epochs: {folds['epochs']}: its five networks take {apart['seconds_of_the_networks']['median']:.0f} s side by side, a thread each, and "
+            f"{together['seconds_of_the_networks']['median']:.0f} s one after the other on all threads; the whole command {apart['seconds']['median']:.0f} and {together['seconds']['median']:.0f} s (other work beside it: load "
+            f"{folds['load']['before']:.0f} before).")
+
+
+def busy_line(busy):
+    "Training beside a neighbour"
+    kept, load, repeats = busy["ratios"], busy["load"]["before"], busy["steps"]["sleep, quiet"]["images_per_second"]["repeats"]
+    def of(v): return f"{v['value']:.2f} ({v['lo']:.2f}, {v['hi']:.2f})"
+    sleep, spin = (kept[f"kept beside a neighbour, threads that {word}"] for word in ("sleep", "spin"))
+    return (f"- Threads that wait sleep (`OMP_WAIT_POLICY=PASSIVE`, set by the package unless you have set it). Beside a neighbour that keeps half of the cores busy, training keeps {of(sleep)} of its pace; with threads that spin, as "
+            f"torch comes, {of(spin)}. Without the neighbour sleeping has {of(kept['sleep over spin, quiet'])} of the pace of spinning ({repeats} repeats, load {load:.0f} before).")
+
+
+def batch_study(fast):
+    "What a study of the batch size would cost without a GPU"
+    pace = fast["parts"]["step"]["xresnet18, bfloat16 (what train does)"]["images_per_second"]["median"]
+    hours = 10 * 7 * 104_000 / pace / 3600
+    return (f"- Whether batches of 512 are as good as 128 was not studied: two sizes with five seeds of seven epochs of 104,000 images are {hours:.0f} hours at {pace:.0f} images a second, xresnet18's pace on "
+            f"{fast['machine']['cores']} cores.")
 
 
 def headlines(results):
@@ -254,7 +344,7 @@ def headlines(results):
 
 def results_page(results):
     "results/README.md"
-    parts = {"Results": section, "Beside the paper": reproduction, "Speed": speed, "Downloads": downloads}
+    parts = {"Results": section, "Beside the paper": reproduction, "A second survey": second_survey, "Speed": speed, "Downloads": downloads}
     lines = ["# Results", "", "Every file in this folder is written by the script of its name in `benchmarks/`, `demo.*` by `make demo` and this page by `benchmarks/readme.py`.",
              "What is measured on the simulated sky says mock. `make results` writes this page and draws again all figures that come from stored numbers and predictions.", ""]
     for title, make in parts.items(): lines += [f"## {title}", "", *make(results), ""]

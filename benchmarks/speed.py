@@ -1,6 +1,6 @@
 """Loading, training and predicting on a CPU, beside what a user would pick instead.
 
-    python benchmarks/speed.py [--part decode loader step threads fit predict memory] [--repeats 3] [--work runs/speed]
+    python benchmarks/speed.py [--part decode loader step fit predict memory] [--repeats 3] [--work runs/speed]
                                [--out results/benchmarks.json] [--core-seconds] [--float32]
 
 Same machine, same run, repeats interleaved, medians and ranges. Results are merged into the JSON and written as a table
@@ -10,13 +10,13 @@ The CPU should have nothing else to do; where it has, --core-seconds lets one th
 Accuracy of the two paths: benchmarks/same_accuracy.py.
 """
 import importlib.util
-import json
 import os
 import shutil
 import sys
 import time
 from functools import partial
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from galaxy_cnn.images import decode
 from galaxy_cnn.learner import BF16_FLAGS, RECIPES, EpochSeed, choose_precision
 from galaxy_cnn.loaders import CutoutDataset, InMemoryLoader, image_statistics, load_cutouts
 from galaxy_cnn.mock_images import make_mock
-from galaxy_cnn.models import FaithfulLoss, create_model, torch_threads
+from galaxy_cnn.models import torch_threads
 from galaxy_cnn.predict import predict
 from galaxy_cnn.run import read_run
 from galaxy_cnn.survey import pack
@@ -43,6 +43,7 @@ from galaxy_cnn.train import train
 N, SEED = 2560, 51
 BATCHES = {"xresnet_tiny": 24, "xresnet18": 3}  # of one timed epoch
 EPOCHS = {"xresnet_tiny": (1536, 8), "xresnet18": (768, 2)}  # galaxies that train, epochs
+ANSWERED = {"xresnet_tiny": 2048, "xresnet18": 512}  # galaxies that are predicted
 
 
 clock = time.process_time if "--core-seconds" in sys.argv else time.perf_counter
@@ -112,15 +113,15 @@ def webdataset_loader(survey, rows, stats, folder):
 PEERS = {"datasets": ("Hugging Face datasets", hugging_face_loader), "webdataset": ("webdataset", webdataset_loader)}
 
 
-def count(loader):
+def images_in(loader):
     "Images of an epoch"
     return sum(len(b["x"] if isinstance(b, dict) else b[0]) for b in loader)
 
 
 def second_epoch(loader):
     "Images a second of a loader's second epoch: a function that goes on to the next"
-    n = count(loader)
-    return lambda: rate(lambda: count(loader), n)
+    n = images_in(loader)
+    return lambda: rate(lambda: images_in(loader), n)
 
 
 def loader_part(survey, args):
@@ -208,47 +209,17 @@ def step_part(survey, args):
     return found
 
 
-# Threads that wait
-
-def step_pace(batches=40, warm=4):
-    "Print images a second, of the clock and of all cores, of xresnet_tiny's step on as many threads as there are cores"
-    torch.set_num_threads(CORES)
-    bs = RECIPES["xresnet_tiny"].bs
-    model = create_model("xresnet_tiny", sigma=True).to(memory_format=torch.channels_last)
-    opt, loss_func = torch.optim.AdamW(model.parameters(), foreach=True), FaithfulLoss()
-    x, y = torch.randn(bs, 3, 112, 112), torch.randn(bs)
-    for i in range(warm + batches):
-        if i == warm: start, of_cores = time.perf_counter(), time.process_time()
-        loss_func(model(x), y).backward()
-        opt.step()
-        opt.zero_grad()
-    seconds, of_cores = time.perf_counter() - start, time.process_time() - of_cores
-    print(json.dumps({"images_per_second": batches * bs / seconds, "images_per_core_second": batches * bs / of_cores}))
-
-
-def threads_part(survey, args):
-    "A step in fresh processes whose threads sleep while they wait (what the package sets) or spin (as torch comes)"
-    ways = {"sleeping": "os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'",
-            "spinning": "os.environ.pop('OMP_WAIT_POLICY', None)"}
-    def pace(how):
-        said = fresh_python("-c", f"import os; {how}; import torch; from speed import step_pace; step_pace()")
-        return json.loads(said.splitlines()[-1])
-    before = os.getloadavg()[0]
-    found = interleaved({f"threads that wait {name}": partial(pace, how) for name, how in ways.items()}, args.repeats)
-    return found | {"load of the machine before and after": [f"{v:.1f}" for v in (before, os.getloadavg()[0])]}
-
-
 # A whole training
 
-def fit_once(survey, arch, fast, args):
-    "Seconds from files to a trained network, and its RMSE on the mock galaxies held out"
+def fit_once(survey, arch, fast, args, seeds):
+    "Seconds from files to a trained network, and its RMSE on the mock galaxies held out; the next seed each time"
     (n, epochs), rows = EPOCHS[arch], np.arange(len(survey))
     epochs = args.epochs or epochs
     split = np.select([rows < n, rows < n + 512], ["train", "valid"], "")
-    rmse, start = Rmse(), clock()
+    rmse, seed, start = Rmse(), next(seeds), clock()
     dls = fast_dls(survey, split, load_cutouts(survey)[0], arch) if fast else stock_dls(survey, split, arch)
     precision = choose_precision("auto", "cpu") if fast else "fp32"
-    learn = learner(dls, survey, split, arch, precision, not fast, [EpochSeed(0), rmse])
+    learn = learner(dls, survey, split, arch, precision, not fast, [EpochSeed(seed), rmse], seed)
     learn.fit_one_cycle(epochs, RECIPES[arch].lr)
     seconds = clock() - start
     return {"seconds": seconds, "rmse_mock": rmse.value, "images_per_second": n * epochs / seconds}
@@ -257,7 +228,7 @@ def fit_once(survey, arch, fast, args):
 def fit_part(survey, args):
     "Whole trainings on all cores"
     paths = {"stock": False, "fast path": True}
-    works = {f"{arch}, {name}": partial(fit_once, survey, arch, fast, args)
+    works = {f"{arch}, {name}": partial(fit_once, survey, arch, fast, args, count())
              for arch in args.archs for name, fast in paths.items()}
     return interleaved(works, args.repeats)
 
@@ -274,24 +245,27 @@ def stock_predictions(run, survey, split, workers):
 
 
 def predict_part(survey, args):
-    "Galaxies a second from files (and the packed file) to a table, without flag and Gaussian process, and with them"
-    half = np.where(np.arange(len(survey)) < 512, "train", "valid")
-    rest, works = survey.select(half == "valid"), {}
-    table, names = args.work / "table.parquet", [f"{Path(f).resolve()}\n" for f in rest.image_files]
-    def ours(run, n=len(rest), **options):
+    "Galaxies a second from files (and the packed file) to a table: the network alone, and with error bars and flag"
+    rows, works, table = np.arange(len(survey)), {}, args.work / "table.parquet"
+    some = survey.select(rows < 512)
+    names = [f"{Path(f).resolve()}\n" for f in survey.image_files[512:]]
+    def ours(run, n, **options):
         listed = args.work / f"list{n}.txt"
         listed.write_text("".join(names[:n]))
         return partial(rate, lambda: predict(run, listed, table, **options), n)
     for arch, epochs in (("xresnet_tiny", 2), ("xresnet18", 1)):
         if arch not in args.archs: continue
-        training = survey.select(half == "train")
-        run = small_run(training, args.work / f"run-{arch}", arch=arch, epochs=epochs, init=None)
+        n, options = ANSWERED[arch], dict(arch=arch, epochs=epochs, init=None)
+        alone = small_run(some, args.work / f"run-{arch}-alone", calibrate=False, **options)
+        run = small_run(some, args.work / f"run-{arch}", **options)
+        split = np.select([rows < 512, rows < 512 + n], ["train", "valid"], "")
         for w in [w for w in (0, 2, 4) if w <= CORES and not (w and args.core_seconds)]:
-            works[f"{arch}, learn.get_preds, {w} workers"] = stock_predictions(run, survey, half, w)
-        works[f"{arch}, predict, one view"] = ours(run, tta=False)
-        works[f"{arch}, predict, eight views"] = ours(run, 512)
+            works[f"{arch}, learn.get_preds, {w} workers"] = stock_predictions(run, survey, split, w)
+        works[f"{arch}, predict, one view"] = ours(alone, n, tta=False)
+        works[f"{arch}, predict, one view, error bars and flag"] = ours(run, n, tta=False, accept_shift=True)
+        works[f"{arch}, predict, eight views"] = ours(alone, n // 4)
     if len(args.archs) < len(EPOCHS): return interleaved(works, args.repeats)
-    few = small_run(survey.select(np.arange(len(survey)) < 400), args.work / "run-few")
+    few = small_run(survey.select(rows < 400), args.work / "run-few")
     works["few labels (5 networks, eight views, Gaussian process, flag), predict"] = ours(few, 512)
     return interleaved(works, args.repeats)
 
@@ -346,7 +320,8 @@ def ratios(parts):
     for arch in EPOCHS:
         for title, (part, ours, theirs) in COMPARED.items():
             ours, theirs = ours.format(arch), theirs.format(arch)
-            if ours in parts.get(part, {}): found[title.format(arch)] = ratio(best(part, ours), best(part, theirs))
+            if ours not in parts.get(part, {}): continue
+            found[title.format(arch)] = ratio(parts[part][ours]["images_per_second"], best(part, theirs))
     return found
 
 
@@ -408,6 +383,12 @@ def plot_part(ax, part, rows, cores):
     key, label = "images_per_second", f"images/s, {cores} cores"
     if part == "loader": key, label = "per_core", "images/s a core, second epoch"
     rates = {name: rows[name][key]["median"] for name in list(rows)[::-1]}
+    plot_rates(ax, rates, label)
+    panel_titles(ax, "mock sky", DRAWN[part])
+
+
+def plot_rates(ax, rates, label):
+    "Rates by name, from below"
     for i, (name, v) in enumerate(rates.items()):
         own = any(word in name for word in OURS) and "get_preds" not in name
         ax.plot(v, i, ms=5, **STYLES[own])
@@ -415,10 +396,9 @@ def plot_part(ax, part, rows, cores):
     ax.set(xscale="log", xlim=(min(rates.values()) / 2, max(rates.values()) * 3), xlabel=label)
     ax.set(yticks=range(len(rates)), yticklabels=list(rates), ylim=(-0.6, len(rates) - 0.4))
     ax.tick_params(labelsize=8)
-    panel_titles(ax, "mock sky", DRAWN[part])
 
 
-PARTS = {"decode": decode_part, "loader": loader_part, "step": step_part, "threads": threads_part, "fit": fit_part,
+PARTS = {"decode": decode_part, "loader": loader_part, "step": step_part, "fit": fit_part,
          "predict": predict_part, "memory": memory_part}
 
 

@@ -26,7 +26,7 @@ from .files import Incomplete, InputError, atomic_path, read_json
 from .images import CUTOUT_SIZE, FIELD_R90, SDSS_PIXEL, image_ending
 from .literature import REDDENING
 from .mock_catalog import MOCK_SURVEY
-from .mock_images import MOCK_CAMERA, serve_cutout, to_jpeg
+from .mock_images import CUTOUT_OFFSET, MOCK_CAMERA, serve_cutout, to_jpeg
 from .survey import write_survey
 
 # %% ../nbs/17_render.ipynb #2262507d
@@ -212,9 +212,13 @@ def _mirrored(planes, center, reach):
     flux = np.pad(planes.flux, ((0, 0), (margin, margin), (margin, margin)), "reflect")
     return flux.astype("float32"), [c + margin + sign * reach for sign in (-1, 1) for c in center]
 
+def _frame_pixel(field, size):
+    "Pixel [arcsec] of the frame that the server cuts from: SDSS's, or twice, four times ... as wide for a wide field"
+    return SDSS_PIXEL * 2 ** int(max(0, np.log2(field / size / SDSS_PIXEL)))
+
 def _sdss_frame(planes, center, field, size):
     "Planes [nanomaggies per pixel of SDSS] on SDSS's pixels, and the cutout's box in them"
-    pixel = SDSS_PIXEL * 2 ** int(max(0, np.log2(field / size / SDSS_PIXEL)))
+    pixel = _frame_pixel(field, size)
     half = field / pixel / 2
     if abs(planes.pixel / pixel - 1) < 1e-3:
         return SDSS_PIXEL**2 * planes.flux, [c + sign * half for sign in (-1, 1) for c in center]
@@ -227,13 +231,18 @@ def _sdss_frame(planes, center, field, size):
 # %% ../nbs/17_render.ipynb #77d71c92
 SDSS_NOISE = tuple(MOCK_CAMERA.sigma_scale * s for s in MOCK_CAMERA.sky_sigma)  # [nanomaggies/px] of the sky in i, r, g
 
+_STRAY = MOCK_CAMERA.stray_chance * MOCK_CAMERA.stray_mean * np.array([0.7, 0.5, 0.4]) / 1.6  # [sigma] in the mean
+_SKY_LEFT = SDSS_NOISE * (np.array(MOCK_CAMERA.level) + MOCK_CAMERA.level_tail + _STRAY)  # [nanomaggies/px]
+
 def _to_depth(frame, rng):
-    "Frame with as much noise of the sky as SDSS has"
-    middle = np.median(frame, axis=(1, 2), keepdims=True)
-    own = 1.4826 * np.median(np.abs(frame - middle), axis=(1, 2))  # an upper limit: the galaxy is in it
-    missing = np.sqrt(np.maximum(np.square(SDSS_NOISE) - np.square(own), 0))
+    "Frame with as much noise, and as much left of the sky, as SDSS has"
+    edge = frame[:, _from_middle(frame.shape[1:]) > 0.9 * min(frame.shape[1:]) / 2]
+    own = 1.4826 * np.median(np.abs(edge - np.median(edge, axis=1, keepdims=True)), axis=1)
+    missing = np.maximum(1 - np.square(own / SDSS_NOISE), 0)[:, None, None]  # share of SDSS's variance
+    sky, electrons, left = (np.array(a)[:, None, None] for a in (SDSS_NOISE, MOCK_CAMERA.electrons, _SKY_LEFT))
+    variance = sky**2 + np.maximum(frame, 0) / electrons
     noise = gaussian_filter(rng.standard_normal(frame.shape), (0, MOCK_CAMERA.blur, MOCK_CAMERA.blur))
-    return frame + missing[:, None, None] * noise / noise.std()
+    return frame + np.sqrt(missing * variance) * noise / noise.std() + missing * left
 
 # %% ../nbs/17_render.ipynb #4c465884
 def render_cutout(
@@ -242,18 +251,20 @@ def render_cutout(
     ebv: float = 0.0,  # E(B-V) [mag] of the Galaxy's dust, which is taken away
     seeing=None,  # FWHM in i, r, g [arcsec]; None: as SDSS's
     size: int = CUTOUT_SIZE,  # [px]
-    center=None,  # of the galaxy (x, y) [px from the edge]; None: the middle
-    rng=None,  # numpy.random.Generator of the noise that is added up to SDSS's depth; None: no noise is added
+    center=None,  # of the cutout (x, y) [px from the edge]; None: where SDSS has it, the galaxy in the planes' middle
+    rng=None,  # numpy.random.Generator of the noise that is added up to SDSS's depth; None: nothing is added
 ) -> np.ndarray:  # uint8 [size, size, 3]
     "Cutout of a galaxy as SDSS's server would send it; `InputError` if the planes are too small for it"
-    field, center = FIELD_R90 * r90, center or planes.middle
-    reach = 2 * min(*center, planes.flux.shape[2] - center[0], planes.flux.shape[1] - center[1]) * planes.pixel
+    field, middle = FIELD_R90 * r90, center or planes.middle
+    reach = 2 * min(*middle, planes.flux.shape[2] - middle[0], planes.flux.shape[1] - middle[1]) * planes.pixel
     if not reach > 0.98 * field:
         raise InputError(f"The planes reach {reach / 2:.1f} arcsec around the galaxy; the cutout of a petroR90 of "
                          f"{r90:.1f} arcsec needs {field / 2:.1f}.")
     planes = deredden(planes, ebv)
     if seeing is not None: planes = match_psf(planes, seeing)
-    frame, box = _sdss_frame(planes, center, field, size)
+    # SDSS's galaxies lie a little beside the middle of their cutouts
+    beside = _frame_pixel(field, size) / planes.pixel * np.array(CUTOUT_OFFSET)
+    frame, box = _sdss_frame(planes, center or tuple(middle - beside), field, size)
     if rng is not None: frame = _to_depth(frame, rng)
     return serve_cutout(frame, box, size)
 
@@ -330,7 +341,7 @@ def render_survey(
     pixel_scale: float | None = None,  # width of a pixel [arcsec]; None: the header's astrometry says so
     flux_pixel: float | None = None,  # pixel that a count is of [arcsec], 0.262 for the Legacy Surveys; None: its own
     size: int = CUTOUT_SIZE,  # width of a cutout [px]; the field is 5.05 x petroR90 whatever the size
-    add_noise: bool = True,  # add noise of the sky, up to what SDSS has
+    add_noise: bool = True,  # add noise, and what is left of the sky, up to what SDSS has
 ) -> dict:  # n: cutouts written, notes: sentences on what was not known
     "Render planes as SDSS would show them; `Incomplete` after the work where some galaxies could not be rendered"
     source, out = Path(source), Path(out)

@@ -309,7 +309,7 @@ def _write_weights(model, file):
     with atomic_path(file) as tmp: save_file(weights, tmp)
 
 # %% ../nbs/29_train.ipynb #fce6fb87
-_WORTH_PROCESSES = 10_000  # galaxies shown to all networks in all, about 30 s of a core; a process takes 3 to start
+_WORTH_PROCESSES = 10_000  # galaxies shown to all networks in all: half a minute of a core (results/cpu_float32.json)
 
 def _are_apart(survey, pixels, out, plan: _Plan, more):
     "Whether each network is trained on one thread, in a folder of its own"
