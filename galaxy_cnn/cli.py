@@ -212,9 +212,10 @@ def serve(work, survey, provider, port, latency):
     from galaxy_cnn.survey import read_survey
     server = work(read_survey(survey), provider, port, latency=latency)
     for note in server.notes: typer.echo(note)
-    more = f" --from legacy --catalog {survey}" if provider == "legacy" else ""
-    typer.echo(f"{survey} at {server.url}; in another shell: "
-               f"galaxy-cnn download --base-url {server.url}{more} --out data/copy. Ctrl-C ends it.")
+    fetch = f"galaxy-cnn download --base-url {server.url} --out data/copy"
+    if provider == "legacy":
+        fetch = f"galaxy-cnn download --catalog {survey} --base-url {server.url} --from=legacy --out data/copy"
+    typer.echo(f"{survey} at {server.url}; in another shell: {fetch}. Ctrl-C ends it.")
     try: server.serve_forever()
     except KeyboardInterrupt: pass
 

@@ -119,5 +119,6 @@ def check_same_scale(
         for ours, theirs in ((have.calibration, want.calibration), (have.imf, want.imf)):
             if UNKNOWN in (ours, theirs) or ours == theirs: continue
             remedy = "give labels on that one"
-            if (ours, theirs) in CONVERSIONS: remedy = f"convert the labels with --scale {theirs}"
+            if (ours, theirs) in CONVERSIONS:
+                remedy = f"`galaxy-cnn train --scale {theirs}` and `galaxy-cnn recalibrate --scale {theirs}` convert labels"
             raise InputError(f"{survey.path} has {target} on the scale {ours}, {whose} on {theirs}: {remedy}.")

@@ -86,5 +86,5 @@ def _own_gpu(device, gpus):
         raise InputError(f"Each of several processes takes a GPU of its own: say --device cuda or nothing, not {device}.")
     if number >= gpus:
         raise InputError(f"{here} processes on this machine need as many GPUs, and it has {gpus}: "
-                         f"torchrun --nproc_per_node={gpus}.")
+                         "start no more with torchrun.")
     return number

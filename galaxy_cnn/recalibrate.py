@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from scipy.spatial import cKDTree
 
 from .evaluate import score_intervals
-from .files import InputError, file_hash, versions, write_json
+from .files import Incomplete, InputError, file_hash, versions, write_json
 from .label_scales import check_same_scale, on_scale, scales_of
 from .metrics import coverage, rmse
 from .run import CARD_FILE, HISTORY_FILE, Run, read_run
@@ -150,11 +150,14 @@ def labelled_galaxies(
 FINE_TUNING_LABELS = 100  # below, fine-tuning is tried only if it is asked for
 METHODS = (*LINES, "fine-tuning")
 _FOLDS = 5
+_NOT_TUNED = "Fine-tuning was stopped and nothing was written: the same command begins anew, --method line does without."
 
 def _fine_tuned(run, galaxies, out, seed, device):
     "A Run of five folds that goes on from another, and its held-out answers [n, targets]"
-    tuned = train(galaxies, out, targets=run.targets, init=run, folds=_FOLDS, gp=bool(run.gp), size=run.size, seed=seed,
-                  split_by="random", device=device, calibrate=False, quiet=True)
+    try:
+        tuned = train(galaxies, out, targets=run.targets, init=run, folds=_FOLDS, gp=bool(run.gp), size=run.size,
+                      seed=seed, split_by="random", device=device, calibrate=False, quiet=True)
+    except Incomplete: raise Incomplete(_NOT_TUNED) from None  # that one could be resumed, this folder goes
     return tuned, tuned.predict(galaxies).mean
 
 # %% ../nbs/45_recalibrate.ipynb #e1e0bc1c

@@ -110,7 +110,7 @@ def _load_labelled(
 def _refusal(survey, problems):
     "Sentences on the faults of a Survey, and what to do about them"
     others = sum(p.kind == NOT_STAR_FORMING for p in problems)
-    remedy = f", or train on the {others} that are not star-forming as well with --any-class" if others else ""
+    remedy = f", or train with --any-class on the {others} that are not star-forming as well" if others else ""
     return (f"{survey.path} has {len(problems)} problems; {describe(problems)}. "
             f"Fix them, or leave those galaxies out with --drop-bad{remedy}.")
 
@@ -175,7 +175,7 @@ def _in_equal_shares(recipe, asked, n):
     even = recipe.bs // n * n
     if even == recipe.bs: return recipe
     if asked or not even:
-        raise InputError(f"{n} processes cannot share batches of {recipe.bs} evenly: take --bs {max(even, n)}.")
+        raise InputError(f"{n} processes cannot share batches of {recipe.bs} evenly: take batches of {max(even, n)}.")
     return replace(recipe, bs=even)
 
 # %% ../nbs/29_train.ipynb #854369b9
@@ -532,8 +532,9 @@ _FEW_LABELS_MESSAGE = (f"Fewer than {FEW_LABELS} galaxies: {{}} networks start f
                        "with a Gaussian process beside each (`galaxy-cnn train --init none` trains from scratch).")
 _MANY_FOR_TINY = 5000  # real galaxies from which the resolution that xresnet_tiny gives up may count
 _TINY_MESSAGE = (f"xresnet_tiny sees {TINY_POOLED} px. Of real galaxies Wu & Boada lost 0.003 dex at 64 px and 0.008 at "
-                 "32 px: with {} galaxies `galaxy-cnn train --arch xresnet18`, on a GPU `--arch xresnet34 "
-                 "--self-attention`, may do better; from how many on has not been measured.")
+                 "32 px: with {} galaxies `galaxy-cnn train --arch xresnet18`, on a GPU "
+                 "`galaxy-cnn train --arch=xresnet34 --self-attention`, may do better; from how many on has not "
+                 "been measured.")
 _NO_MEMORY_MESSAGE = ("{} cutouts of {} px do not fit into the memory that is free: they are streamed from disk in "
                       "every epoch, fastest from one file (galaxy-cnn pack).")
 
