@@ -93,7 +93,7 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(tiny, in_two, 
 
 def test_what_several_processes_cannot_do_is_said_in_all(tiny, in_two, tmp_path):
     first, second = in_two(tiny, str(tmp_path / "odd"), OPTIONS | {"bs": 5})
-    assert first == second == "2 processes cannot share batches of 5 evenly: take --bs 4."
+    assert first == second == "2 processes cannot share batches of 5 evenly: take batches of 4."
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/mine.txt").write_text("")
     first, second = in_two(tiny, str(tmp_path / "taken"), OPTIONS)
