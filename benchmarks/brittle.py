@@ -3,13 +3,14 @@
     GALAXY_CNN_REAL=FOLDER python benchmarks/brittle.py [--only real] [--seeds 2] [--mock-seeds 2] [--work runs/brittle]
                                                         [--out results/brittle.json]
 
-While it trains, a network sees each picture as another camera might have made it: levels times 1 +- 15 %, the color of a
-reddening of 0 +- 0.1 mag, blurred by up to 1.5 px (of 128) rms, with up to 1.5 levels of noise. Everything else, random
-numbers too, is as in the plain training, so that both answer the same galaxies in pairs.
+While it trains, a network sees each picture as another camera might have made it: levels times 1 +- 15 %, the color
+of a reddening of 0 +- 0.1 mag, blurred by up to 1.5 px (of 128) rms, with up to 1.5 levels of noise. Everything else,
+random numbers too, is as in the plain training, so that both answer the same galaxies in pairs.
 
 Real: the 400 galaxies in FOLDER/sdss_sample in five folds, by the recipe for few labels (from the shipped network, with
 a Gaussian process beside each, which is taught two disturbed pictures of each galaxy besides the plain one). Mock: an
-xresnet_tiny from scratch on 1,000 galaxies (a third of the usual steps), asked about 400 others. The changes are those of shift.py.
+xresnet_tiny from scratch on 1,000 galaxies (a third of the usual steps), asked about 400 others. The changes are
+those of shift.py.
 """
 import time
 from dataclasses import replace
@@ -166,7 +167,9 @@ def on_mock(work, seeds):
         for arm in ("plain", "disturbed"):
             model, stats = fit(survey, images, split, seed, disturbed=arm == "disturbed")
             for name, x in changed.items():
-                found.setdefault(("network", arm, name), np.zeros((seeds, is_test.sum())))[seed] = answers(model, stats, x)
+                found.setdefault(("network", arm, name), np.zeros((seeds, is_test.sum())))[seed] = answers(
+                    model, stats, x
+                )
         print("mock, seed", seed, flush=True)
     return survey.target("metallicity")[is_test], found
 
@@ -185,7 +188,10 @@ def compared(true, found):
             for arm in ("plain", "disturbed"):
                 pred = found[part, arm, name]
                 moved = (pred - found[part, arm, "none"]).mean(0)
-                row[arm] = {"shift_dex": bootstrap(lambda d: d.mean(-1), moved), "rmse": bootstrap(mean_rmse, true, *pred)}
+                row[arm] = {
+                    "shift_dex": bootstrap(lambda d: d.mean(-1), moved),
+                    "rmse": bootstrap(mean_rmse, true, *pred),
+                }
             table.append(row)
         pairs = [paired_difference(rmse, true, b, a)
                  for a, b in zip(found[part, "plain", "none"], found[part, "disturbed", "none"])]
@@ -217,7 +223,9 @@ def main(args):
 
 if __name__ == "__main__":
     parser = option_parser(__doc__, out="brittle.json", work="runs/brittle")
-    parser.add_argument("--only", nargs="+", choices=("real", "mock"), help="one sky; the other stays in --out as it is")
+    parser.add_argument(
+        "--only", nargs="+", choices=("real", "mock"), help="one sky; the other stays in --out as it is"
+    )
     parser.add_argument("--seeds", type=int, default=2, help="cross-validations of the real galaxies")
     parser.add_argument("--mock-seeds", type=int, default=2, help="networks on the mock")
     main(parser.parse_args())

@@ -4,11 +4,11 @@
 
 No real galaxy without star formation is at hand whose class is known. So the mock draws some: galaxies of its own with
 the colors of ellipticals, g - r = 0.77 and r - i = 0.39 at z = 0 (Fukugita et al. 1995, table 3), about 0.017 and 0.003
-redder for each 0.01 of redshift and with a scatter of 0.04 mag; a bulge of 60 to 95 % of the light with a Sersic index of
-4; no arms, knots or bars. Gates: redder than a limit; a logistic regression of color and shape that has seen one half of
-them; and the flag of the detector, which knows star-forming galaxies only. The limit of each is what 2 % of the
-star-forming ones exceed. What the gate of the mock says of real galaxies that form stars (FOLDER/sdss_sample) and of
-spirals (FOLDER/sdss_spirals) tells how far it carries. Writes results/gate.json and .png.
+redder for each 0.01 of redshift and with a scatter of 0.04 mag; a bulge of 60 to 95 % of the light with a Sersic
+index of 4; no arms, knots or bars. Gates: redder than a limit; a logistic regression of color and shape that has seen
+one half of them; and the flag of the detector, which knows star-forming galaxies only. The limit of each is what 2 %
+of the star-forming ones exceed. What the gate of the mock says of real galaxies that form stars (FOLDER/sdss_sample)
+and of spirals (FOLDER/sdss_spirals) tells how far it carries. Writes results/gate.json and .png.
 """
 import numpy as np
 from flag import share
@@ -72,10 +72,14 @@ def on_mock(n):
     run = initial_run("pretrained")
     column = run.targets.index("oh_true")
     answers = {k: run.predict(v[:200]).mean[:, column] for k, v in new.items()}
-    found = {"n": n // 2, "color": caught(color["forming"], color["passive"]),
-             "color and shape": caught(scores["forming"], scores["passive"]),
-             "flag": caught(flags["forming"], flags["passive"]), "distance_of_the_batch": population.shift(),
-             "predicted_oh": {k: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for k, v in answers.items()}}
+    found = {
+        "n": n // 2,
+        "color": caught(color["forming"], color["passive"]),
+        "color and shape": caught(scores["forming"], scores["passive"]),
+        "flag": caught(flags["forming"], flags["passive"]),
+        "distance_of_the_batch": population.shift(),
+        "predicted_oh": {k: {"mean": float(v.mean()), "std": float(v.std()), "n": len(v)} for k, v in answers.items()},
+    }
     return found, gate, scores
 
 

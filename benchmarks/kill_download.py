@@ -133,8 +133,16 @@ def main(args):
                 rounds.append(one_round(out, scratch, url, log, sky, whole, delay, provider))
                 shutil.rmtree(out)
     total = in_all(rounds, n)
-    result = {"kills": kills, "galaxies": n, "undisturbed_s": round(seconds, 2), "provider": provider, "seed": args.seed,
-              "cpus": os.cpu_count(), "total": total, "rounds": rounds}
+    result = {
+        "kills": kills,
+        "galaxies": n,
+        "undisturbed_s": round(seconds, 2),
+        "provider": provider,
+        "seed": args.seed,
+        "cpus": os.cpu_count(),
+        "total": total,
+        "rounds": rounds,
+    }
     write_results(args.out, result, "downloads killed with SIGKILL and resumed", "mock")
     print(json.dumps(total, indent=1))
 

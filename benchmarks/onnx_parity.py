@@ -30,8 +30,18 @@ def random_run(arch, folder):
     (folder / "models").mkdir(parents=True)
     save_file(model.state_dict(), folder / "models/0.safetensors")
     network = {"file": "models/0.safetensors", "image_mean": [0.1] * 3, "image_std": [0.1] * 3}
-    card = {"format": RUN_FORMAT, "arch": arch, "self_attention": False, "size": 112, "targets": ["metallicity"],
-            "networks": [network], "gp": None, "precision": "fp32", "split": {"folds": None}, "survey": {"path": str(folder / "none")}}
+    card = {
+        "format": RUN_FORMAT,
+        "arch": arch,
+        "self_attention": False,
+        "size": 112,
+        "targets": ["metallicity"],
+        "networks": [network],
+        "gp": None,
+        "precision": "fp32",
+        "split": {"folds": None},
+        "survey": {"path": str(folder / "none")},
+    }
     return Run(folder, card)
 
 
@@ -54,8 +64,18 @@ def parity(arch, images_file, folder):
     found = pd.concat(parts, ignore_index=True)
     difference = (found - expected[found.columns]).abs()
     spread = expected[found.columns].std()
-    print(json.dumps({"max_difference": float(difference.max().max()), "in_units_of_their_spread": float((difference.max() / spread).max()),
-                      "outputs": len(found.columns), "n": len(found), "threads": torch.get_num_threads(), "megabytes": file.stat().st_size / 1e6}))
+    print(
+        json.dumps(
+            {
+                "max_difference": float(difference.max().max()),
+                "in_units_of_their_spread": float((difference.max() / spread).max()),
+                "outputs": len(found.columns),
+                "n": len(found),
+                "threads": torch.get_num_threads(),
+                "megabytes": file.stat().st_size / 1e6,
+            }
+        )
+    )
 
 
 def main(args):

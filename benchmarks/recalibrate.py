@@ -1,13 +1,14 @@
-"""What a few labels of another kind of pictures are worth: errors, bias and coverage before and after `galaxy-cnn recalibrate`.
+"""What a few labels of other pictures are worth: errors, bias, coverage before and after `galaxy-cnn recalibrate`.
 
-    GALAXY_CNN_REAL=FOLDER python benchmarks/recalibrate.py [--work runs/recalibrate] [--draws 50] [--out results/recalibrate.json]
+    GALAXY_CNN_REAL=FOLDER python benchmarks/recalibrate.py [--work runs/recalibrate] [--draws 50] [--out FILE]
 
 Real: the shipped defaults (five networks, each with a Gaussian process) are trained on 218 of the 400 galaxies in
 FOLDER/sdss_sample. Mock: one network on 400 of 1,200 simulated galaxies. The pictures of the others are changed in
 memory as in `shift.py`. Then 25, 50, 100 (and on the mock 300) of them, drawn again and again, are the labelled ones,
 and all the others are scored. Lines are fitted, chosen and calibrated by the functions that the command uses, from one
 prediction of each picture. Fine-tuning trains, so it is done by the command itself, once for two of the changes, with
-the most labels that there are. Intervals draw galaxies, each with its mean over the draws. Writes results/recalibrate.json, .png.
+the most labels that there are. Intervals draw galaxies, each with its mean over the draws.
+Writes results/recalibrate.json and .png.
 """
 import shutil
 
@@ -176,7 +177,8 @@ def figure(found):
             at = [max(r["labels"], 12) for r in rows]
             for ax, key in zip(column, ("coverage_0.9", "rmse")):
                 values = np.array([[r[key][k] for k in ("value", "lo", "hi")] for r in rows]).T
-                ax.errorbar(at, values[0], np.abs(values[1:] - values[0]), fmt="o-", ms=3, lw=1, label=of_change["change"])
+                ax.errorbar(at, values[0], np.abs(values[1:] - values[0]), fmt="o-", ms=3, lw=1,
+                            label=of_change["change"])
         n = next(f["n"] for f in found if f["sky"] == sky)
         column[0].axhspan(0.87, 0.93, color="0.9")
         column[0].set(ylabel="share inside the 90 % intervals", title=f"{sky}, n = {n:,}")
@@ -194,8 +196,10 @@ def main(args):
         found += measured(sky, run, survey, args.work / sky, args.draws)
     at_100 = [r for f in found for r in f["rows"] if r["labels"] == 100]
     restored = [abs(r[f"coverage_{level:g}"]["value"] - level) <= 0.03 for r in at_100 for level in LEVELS]
-    results = {"draws": args.draws, "changes": found, "pass": {"coverage within 3 points with 100 labels": all(restored)}}
-    write_results(args.out, results, "errors and coverage before and after recalibration on a few labels", "real and mock")
+    passed = {"coverage within 3 points with 100 labels": all(restored)}
+    results = {"draws": args.draws, "changes": found, "pass": passed}
+    what = "errors and coverage before and after recalibration on a few labels"
+    write_results(args.out, results, what, "real and mock")
     save_figure(args.out.with_suffix(".png"), figure(found))
     print(results["pass"])
 

@@ -1,8 +1,9 @@
 """A network that takes no time, for the benchmarks of galaxy_cnn.scale: whoever imports this module predicts with it.
 
 Dask's workers do so through DASK_DISTRIBUTED__WORKER__PRELOAD. Environment: SCALE_LOG, a folder where a process writes
-its CPU time, its peak memory and what it is doing, twice a second and at each change; SCALE_PAUSE [s], a rest in each of
-reading, predicting and writing, so that a kill falls into all three; SCALE_NETWORK, whose presence keeps the true network.
+its CPU time, its peak memory and what it is doing, twice a second and at each change; SCALE_PAUSE [s], a rest in each
+of reading, predicting and writing, so that a kill falls into all three; SCALE_NETWORK, whose presence keeps the true
+network.
 """
 import os
 import threading

@@ -1,11 +1,12 @@
 """Predictions for planes of a second survey, rendered, against those for SDSS's pictures of the same mock galaxies.
 
-    python benchmarks/second_sky.py [--run RUN] [--galaxies 600] [--work runs/second_sky] [--out results/second_sky.json]
+    python benchmarks/second_sky.py [--run RUN] [--galaxies 600] [--work runs/second_sky] [--out FILE]
 
 RUN was trained on mock cutouts of SDSS, as by benchmarks/mock_coverage.py (8,000 of them); without it the shipped
 defaults are trained on 400. Other mock galaxies are drawn on both skies; the second one's
-planes (`galaxy_cnn.second_sky`: another seeing, depth, pixel, unit) are rendered, with each step of it left out in turn,
-and the viewer's own JPEG is tried. Per galaxy the prediction is compared with that for SDSS's picture of it: bias and scatter.
+planes (`galaxy_cnn.second_sky`: another seeing, depth, pixel, unit) are rendered, with each step of it left out in
+turn, and the viewer's own JPEG is tried. Per galaxy the prediction is compared with that for SDSS's picture of it:
+bias and scatter.
 Also how many are flagged, whether the batch is announced as another population, and the coverage of the
 90 % intervals. Writes results/second_sky.json and .png.
 """

@@ -226,7 +226,12 @@ def figure(found):
 def main(args):
     real = real_folder("sdss_sample and sdss_spirals")
     survey, spirals = (read_survey(real / name) for name in ("sdss_sample", "sdss_spirals"))
-    found = {"trained_on": TRAINED, "announce_above_dex": BIAS, "halvings": HALVINGS, "effects": effects(survey, args.work)}
+    found = {
+        "trained_on": TRAINED,
+        "announce_above_dex": BIAS,
+        "halvings": HALVINGS,
+        "effects": effects(survey, args.work),
+    }
     found["rates"] = {"real": real_rates(survey), "mock": mock_rates(args.mock, args.work)}
     found["spirals"] = spirals_told(survey, spirals)
     false = [r for rows in found["rates"].values() for r in rows if r["change"] == "none"]

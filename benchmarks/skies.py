@@ -48,7 +48,7 @@ class NoisePlanes(PlaneService):
 
 
 def make_sky(path, n, seed=0, size=128, south=False):
-    "A Survey of n galaxies: the mock sky's catalog, cheap pictures; quick enough for 100,000; none in the far north if `south`"
+    "A Survey of n galaxies: the mock sky's catalog, cheap pictures, quick enough for 100,000; south: none far north"
     path, rng = Path(path), np.random.default_rng(seed)
     catalog = draw_catalog(n, seed=seed)
     catalog = catalog[[c for c in catalog if c in COLUMNS]]

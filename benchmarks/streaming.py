@@ -2,9 +2,9 @@
 
     python benchmarks/streaming.py [--small] [--repeats 3] [--work runs/streaming] [--out results/streaming.json]
 
-Images a second of one core (seconds that it works, all threads counted, one thread within torch): whole epochs of shuffled
-batches, cropped and normalized, with and without shifts and turns. Peak memory of a process that streams an epoch of
-galaxies whose pixels would take 0.8 and 6.4 GB: mock galaxies, repeated under other names.
+Images a second of one core (seconds that it works, all threads counted, one thread within torch): whole epochs of
+shuffled batches, cropped and normalized, with and without shifts and turns. Peak memory of a process that streams an
+epoch of galaxies whose pixels would take 0.8 and 6.4 GB: mock galaxies, repeated under other names.
 """
 import os
 import shutil
@@ -77,9 +77,16 @@ def memory_of_an_epoch(folder):
 def memory(folder, n):
     "Peak memory of a process that streams n galaxies"
     survey = repeated_sky(folder, n)
-    before, after = fresh_python("-c", f"from streaming import memory_of_an_epoch; memory_of_an_epoch({str(folder)!r})").split()
-    return {"galaxies": n, "pixels_MB": 3 * survey.size**2 * n / 1e6, "packed_MB": (folder / "packed.parquet").stat().st_size / 1e6,
-            "before_MB": int(before) / 1e6, "peak_MB": int(after) / 1e6}
+    before, after = fresh_python(
+        "-c", f"from streaming import memory_of_an_epoch; memory_of_an_epoch({str(folder)!r})"
+    ).split()
+    return {
+        "galaxies": n,
+        "pixels_MB": 3 * survey.size**2 * n / 1e6,
+        "packed_MB": (folder / "packed.parquet").stat().st_size / 1e6,
+        "before_MB": int(before) / 1e6,
+        "peak_MB": int(after) / 1e6,
+    }
 
 
 def main(args):
@@ -90,15 +97,23 @@ def main(args):
     contenders = loaders(survey, 512 if args.small else 1024)
     found = interleaved({name: partial(pace, loader) for name, loader in contenders.items()}, args.repeats)
     rates = {name: v["images_per_second"] for name, v in found.items()}
-    ratios = {f"{name} over fastai DataBlock": ratio(rate, rates["fastai DataBlock"]) for name, rate in rates.items() if "DataBlock" not in name}
+    ratios = {
+        f"{name} over fastai DataBlock": ratio(rate, rates["fastai DataBlock"])
+        for name, rate in rates.items()
+        if "DataBlock" not in name
+    }
     results = {"machine": machine(), "batch": BS, "images_per_core_second": rates, "ratios": ratios,
                "memory": [memory(args.work / f"sky-{n}", n) for n in sizes]}
-    write_results(args.out, results, "images a second of a core that a training loader gives, and its memory", "mock", sizes[0])
+    write_results(
+        args.out, results, "images a second of a core that a training loader gives, and its memory", "mock", sizes[0]
+    )
     for name, v in ratios.items(): print(f"{name}: {v['value']:.1f} ({v['lo']:.1f}, {v['hi']:.1f})")
     for row in results["memory"]: print(row)
 
 
 if __name__ == "__main__":
-    parser = option_parser(__doc__, out="streaming.json", work="runs/streaming", small="a few minutes less, and no figure to quote")
+    parser = option_parser(
+        __doc__, out="streaming.json", work="runs/streaming", small="a few minutes less, and no figure to quote"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     main(parser.parse_args())
