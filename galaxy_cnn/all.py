@@ -14,7 +14,6 @@ from .skyserver import *
 from .local_server import *
 from .download import *
 from .verify import *
-from .workers import *
 from .render import *
 from .label_scales import *
 from .second_sky import *

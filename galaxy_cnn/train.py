@@ -39,7 +39,7 @@ from galaxy_cnn.learner import (
 from .loaders import in_memory_dls, load_cutouts, streaming_dls
 from .models import TINY_POOLED, create_model, head_layer, torch_threads
 from .ood import MAX_REFERENCES, ood_features_of_files
-from .processes import by_the_first, joined, processes
+from .processes import by_the_first, call_in_processes, joined, processes, tell
 from galaxy_cnn.run import (
     ARGUMENTS_FILE, CARD_FILE, CHECKPOINT_FILE, PRETRAINED, PRETRAINED_SIZE, RUN_FORMAT, VIEWS_AT_ONCE, Run,
     initial_run, map_slices, read_run,
@@ -50,7 +50,6 @@ from galaxy_cnn.survey import (
     validate,
 )
 from .uncertainty import ErrorModel, Prediction
-from .workers import call_in_processes, tell
 
 # %% ../nbs/29_train.ipynb #a20bdd87
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ BAD = {  # name: (what is damaged, how, the command, what the sentence says)
     "NaN target": ("sky", put("oh_p50", ""), TRAIN, "oh_p50 = nan.*--drop-bad"),
     "missing target": ("sky", put("oh_p50", -9999), TRAIN, "oh_p50 = -9999.*--drop-bad"),
     "AGN and composites": ("sky", catalog(lambda t: t.assign(bptclass=[4, 3, 3] + [1] * (len(t) - 3))), TRAIN,
-                           "3 x not star-forming: objID .* has bptclass = 4, AGN; .*--drop-bad, or train on the 3 .*--any-class"),
+                           "3 x not star-forming: objID .* has bptclass = 4, AGN; .*--drop-bad, or train with --any-class on the 3 "),
     "text for a number": ("sky", put("oh_p50", "eight"), TRAIN, "row 3: oh_p50 is 'eight', not a number"),
     "position off the sky": ("sky", put("dec", 123.0), TRAIN, "has no position on the sky"),
     "empty catalog": ("sky", catalog(lambda t: t.iloc[:0]), TRAIN, "has no rows"),

@@ -756,10 +756,12 @@ def test_negative_right_ascensions_are_wrapped(names, sky, tmp_path):
 
 def test_a_refusal_of_what_was_sent_wrongly_is_not_final(sky, tmp_path, monkeypatch):
     own = sky.catalog[["objID", "ra", "dec", "petroR90_r"]].assign(ra=sky.catalog.ra - 360)
-    def as_before(cutout): return f"ra={cutout.ra!r}&dec={cutout.dec!r}&scale={cutout.scale:.6f}&width=128&height=128"
+    def as_before(cutout):
+        place = f"ra={cutout.ra!r}&dec={cutout.dec!r}&scale={cutout.scale:.6f}&width=128&height=128"
+        return f"dr17/SkyServerWS/ImgCutout/getjpeg?{place}"
     with serve(sky) as server:
         with monkeypatch.context() as old:                                   # an earlier version, which sent it as it was
-            old.setattr(CutoutRequest, "query", property(as_before))
+            old.setattr(CutoutRequest, "key", property(as_before))
             old.setattr(download_module, "with_coordinates", lambda table: table)
             assert fetched(tmp_path / "out", server, catalog=own)[0]["outcomes"] == {"bad_request": N}
         summary, _ = fetched(tmp_path / "out", server, catalog=own)

@@ -134,7 +134,7 @@ def test_labels_on_another_scale_are_refused_or_converted(parent, darker, tmp_pa
     (tmp_path / "o3n2" / "images").symlink_to(darker.path / "images")
     catalog = darker.catalog.assign(oh_p50=darker.catalog["oh_p50"] - 0.25)
     other = write_survey(tmp_path / "o3n2", catalog, {"source": "mock", "labels": {"oh_p50": {"calibration": "O3N2"}}})
-    sentence = "o3n2 has metallicity on the scale O3N2, .* on T04: convert the labels with --scale T04"
+    sentence = "o3n2 has metallicity on the scale O3N2, .* on T04: `galaxy-cnn train --scale T04` and `galaxy-cnn recalibrate --scale T04` convert labels"
     with pytest.raises(InputError, match=sentence): recalibrate(known, other, tmp_path / "out")
     with pytest.raises(InputError, match=sentence): train(other, tmp_path / "out", init=known, drop_bad=True, quiet=True)
     with pytest.raises(InputError, match="does not say on which scale"): recalibrate(known, darker, tmp_path / "out", scale="N2")
