@@ -96,6 +96,6 @@ def test_a_browser_reads_and_searches_it_without_a_network(site, pages, width):
         assert max(box["width"] for box in boxes) > 40
         page.goto((site / "search.html").as_uri() + "?q=metallicity")
         page.wait_for_selector("#search-results li a")
-        assert page.locator("#search-results li").count() > 5
+        page.wait_for_function("document.querySelectorAll('#search-results li').length > 5")
         browser.close()
     assert not [url for url in asked if not url.startswith(("file:", "data:"))]

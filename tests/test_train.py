@@ -18,9 +18,9 @@ from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.training import GradientClip
 from safetensors.torch import load_file, save_file
 
+import galaxy_cnn.processes as processes_module
 from galaxy_cnn import checkpoint as checkpoint_module
 from galaxy_cnn import train as train_module
-from galaxy_cnn import workers
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.images import read_images
 from galaxy_cnn.learner import (
@@ -177,9 +177,9 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(few, tmp_pat
 @pytest.fixture
 def side_by_side(monkeypatch):
     "Networks of any size are worth processes; the list of those that have been started"
-    started, start = [], workers._start_worker
+    started, start = [], processes_module._start_worker
     monkeypatch.setattr(train_module, "_WORTH_PROCESSES", 0)
-    monkeypatch.setattr(workers, "_start_worker", lambda: started.append(start()) or started[-1])
+    monkeypatch.setattr(processes_module, "_start_worker", lambda: started.append(start()) or started[-1])
     return started
 
 
@@ -195,7 +195,7 @@ def when_another_epoch_is_kept(out, act):
 
 
 def test_networks_side_by_side_outlive_a_killed_process_and_ctrl_c(few, tmp_path, side_by_side):
-    options, out = TWO | dict(epochs=8, init=None, calibrate=False, quiet=True), tmp_path / "run"
+    options, out = TWO | dict(epochs=20, init=None, calibrate=False, quiet=True), tmp_path / "run"
     when_another_epoch_is_kept(out, lambda: side_by_side[0].kill())
     with torch_threads(2), pytest.raises(Incomplete, match="was ended by SIGKILL.* The epochs completed are kept"):
         train(few, out, **options)
