@@ -14,8 +14,8 @@ from .skyserver import *
 from .local_server import *
 from .download import *
 from .verify import *
-from .render import *
 from .label_scales import *
+from .render import *
 from .second_sky import *
 from .processes import *
 from .features import *
