@@ -240,6 +240,17 @@ def mzr_lines(mzr):
             "| ![predicted against true, mock](demo_density.png) | ![mass-metallicity relation, mock](demo_mzr.png) | ![predicted against true, real](real_density.png) |"]
 
 
+def exported(results):
+    "ONNX files beside their networks, as a table"
+    found = read_json(results / "onnx_parity.json")
+    rows = [f"| {'xresnet_tiny, as shipped' if name == 'shipped' else f'{name}, random weights'} | {v['outputs']} | {v['megabytes']:.1f} | {v['max_difference']:.1g} |"
+            for name, v in found["networks"].items()]
+    n = next(iter(found["networks"].values()))["n"]
+    return [f"`galaxy-cnn export` writes pictures in, answers out, the eight views inside. Largest difference between the file in onnxruntime and the Run, {n} mock galaxies in batches of "
+            f"{', '.join(map(str, found['batches']))} (the exporter saw {found['example_batch']}), exported in a process of one thread (`benchmarks/onnx_parity.py`):", "",
+            "| network | outputs | MB | largest difference [dex, or the output's unit] |", "|---|---|---|---|", *rows]
+
+
 def downloads(results):
     "What was measured of downloads, as Markdown"
     speed, kills, bad, rows = (read_json(results / f"{n}.json") for n in ("download", "kill_download", "corrupt_survey", "catalog_roundtrip"))
@@ -374,7 +385,7 @@ def headlines(results):
 
 def results_page(results):
     "results/README.md"
-    parts = {"Results": section, "Beside the paper": reproduction, "A second survey": second_survey, "Speed": speed, "Scale": scale, "Downloads": downloads}
+    parts = {"Results": section, "Beside the paper": reproduction, "A second survey": second_survey, "Speed": speed, "Scale": scale, "Export": exported, "Downloads": downloads}
     lines = ["# Results", "", "Every file in this folder is written by the script of its name in `benchmarks/`, `demo.*` by `make demo` and this page by `benchmarks/readme.py`.",
              "What is measured on the simulated sky says mock. `make results` writes this page and draws again all figures that come from stored numbers and predictions.", ""]
     for title, make in parts.items(): lines += [f"## {title}", "", *make(results), ""]
