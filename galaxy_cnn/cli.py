@@ -388,5 +388,5 @@ def _download_part(survey, out, n):
     "Serve a Survey on this machine, download a part of it, and verify that"
     from galaxy_cnn.local_server import serve as open_server
     from galaxy_cnn.survey import read_survey
-    with open_server(read_survey(survey)) as server: download(out, n, base_url=server.url)
+    with open_server(read_survey(survey)) as server: download(out, n=n, base_url=server.url)
     verify(out)

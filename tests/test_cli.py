@@ -55,6 +55,12 @@ def test_help_names_every_command():
     assert all(f" {c} " in text for c in [*FUNCTIONS, "demo"])
 
 
+def test_demo_downloads_a_part_of_its_sky_and_verifies_it(few, tmp_path, capsys):
+    cli._download_part(few.path, tmp_path / "part", 5)
+    text = capsys.readouterr().out
+    assert "5 galaxies asked for: 5 ok" in text and "is not whole" not in text
+
+
 @pytest.mark.parametrize("command", [*FUNCTIONS, "demo"])
 def test_every_command_has_help(capsys, command):
     code, out, _ = call(capsys, command, "--help")
