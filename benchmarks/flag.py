@@ -276,7 +276,7 @@ def sheet(strangers, flagged, title, columns=12):
 RAW = list(raw_statistics(np.zeros((1, SIZE, SIZE, 3), "uint8")))
 WITHOUT_RAW = [name for name in OOD_FEATURES if name not in RAW]
 VARIANTS = {  # what else a detector could see; the keys of results/flag.json keep the numbers that chapters had then
-    "features of chapter 05": measure_all,
+    "features of chapter 20": measure_all,
     "with logarithms": lambda images: looks_of(images)[WITHOUT_RAW],
     "with raw statistics": lambda images: pd.concat([measure_all(images), looks_of(images)[RAW]], axis=1),
     "both, as shipped": looks_of,

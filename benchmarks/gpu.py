@@ -3,7 +3,7 @@
 Decoding, loading, the training step, the full fit, prediction, and what a user would run instead, in one call:
 
     python benchmarks/gpu.py [--galaxies 6000] [--minutes 9] [--sections fit cold ...] [--out results/gpu.json]
-    python benchmarks/gpu.py --small --out /tmp/gpu.json     the same code at toy size on whatever device there is
+    python benchmarks/gpu.py --small --out gpu_small.json    the same code at toy size on whatever device there is
 
 Runs from the source tree. Draws a mock sky; the 104,000 images to train on and 26,112 each to validate and to predict
 for are its training, validation and test galaxies over and over, under new ids (hard links), so that every RMSE is one

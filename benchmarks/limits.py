@@ -1,10 +1,10 @@
-"""What of a training step in float32 are convolutions, which every path must do, and at what pace
+"""What of a training step and of a prediction in float32 are convolutions, which every path must do, and at what pace
 
     python benchmarks/limits.py [--all-instructions] [--out results/limits.json]
 
 One thread, least seconds of a core of several repeats: of a whole step of xresnet_tiny, and of its convolutions alone,
-forward and backward, each with the input that it has there. As a processor with AVX2 and no more, for PyTorch and
-oneDNN, unless --all-instructions is given. Draws the figure of results/cpu_bf16.json and cpu_float32.json, too.
+forward and backward, each with the input that it has there; of the network as `predict` has it, and of its own.
+As a processor with AVX2 and no more, for PyTorch and oneDNN, unless --all-instructions is given.
 """
 import os
 import sys
@@ -18,7 +18,7 @@ from speed import EPOCHS, plot_rates
 
 from galaxy_cnn.figures import new_figure, panel_titles
 from galaxy_cnn.learner import RECIPES
-from galaxy_cnn.models import FaithfulLoss, create_model, torch_threads
+from galaxy_cnn.models import FaithfulLoss, create_model, fold_batch_norm, torch_threads
 
 ARCH, REPEATS = "xresnet_tiny", 15
 
@@ -58,6 +58,17 @@ def measure():
             "share": {"value": seconds / whole}, "pace": {"value": operations / seconds / 1e9, "unit": "GFLOP/s"}}
 
 
+def predicted(images=64):
+    "Seconds of a picture in the network that predicts, and in its convolutions"
+    model, x = fold_batch_norm(create_model(ARCH, sigma=True).eval()), torch.randn(images, 3, 112, 112)
+    with torch.inference_mode():
+        layers = convolutions(model, lambda: model(x))
+        seconds = sum(least(partial(layer, seen)) for layer, seen, _ in layers)
+        whole = least(partial(model, x))
+    return {"network": {"value": whole / images, "unit": "s"}, "convolutions": {"value": seconds / images, "unit": "s"},
+            "share": {"value": seconds / whole}}
+
+
 def core_figure(with_bf16, without):
     "Images a second of a core in whole trainings and prediction, with bfloat16 and without, ours red and filled"
     fig = new_figure(9, 2.6)
@@ -71,10 +82,11 @@ def core_figure(with_bf16, without):
 
 
 def main(args):
-    with torch_threads(1): found = measure()
+    with torch_threads(1): found = {"training": measure(), "prediction": predicted()}
     instructions = "all there is" if args.all_instructions else "AVX2"
     results = {"machine": machine(), "arch": ARCH, "instructions": instructions, **found}
-    write_results(args.out, results, "least seconds of a core, training step of a batch in float32", "random pixels")
+    what = "least seconds of a core in float32: a training step of a batch, a picture that is predicted"
+    write_results(args.out, results, what, "random pixels")
     print(found)
 
 

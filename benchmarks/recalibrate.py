@@ -4,7 +4,7 @@
 
 Real: the shipped defaults (five networks, each with a Gaussian process) are trained on 218 of the 400 galaxies in
 FOLDER/sdss_sample. Mock: one network on 400 of 1,200 simulated galaxies. The pictures of the others are changed in
-memory as in `shift.py`. Then 25, 50, 100 (and on the mock 300) of them, drawn again and again, are the labelled ones,
+memory as in `shift.py`. Then 25, 50, 100 (and on the mock 300) of them, drawn again and again, are the labeled ones,
 and all the others are scored. Lines are fitted, chosen and calibrated by the functions that the command uses, from one
 prediction of each picture. Fine-tuning trains, so it is done by the command itself, once for two of the changes, with
 the most labels that there are. Intervals draw galaxies, each with its mean over the draws.
@@ -42,7 +42,7 @@ TUNED = ("levels x 0.8", "bands reversed")  # those that fine-tuning is tried on
 # ---- lines: fitted, chosen and calibrated as the command does it, on predictions that are there
 
 def corrected(true, pred, sigma, rows, rng):
-    "The way chosen for some labelled galaxies, and means and interval ends of all"
+    "The way chosen for some labeled galaxies, and means and interval ends of all"
     y, p = true[rows], pred[rows]
     fold = rng.permutation(len(rows)) % 5
     held = {m: held_out_lines(y, p, fold, m) for m in LINES}
@@ -55,7 +55,7 @@ def corrected(true, pred, sigma, rows, rng):
 
 
 def summary(residual, inside):
-    "Error, bias and coverage from tables [draws, galaxies] with NaN for those that were labelled"
+    "Error, bias and coverage from tables [draws, galaxies] with NaN for those that were labeled"
     def over_draws(table): return np.nanmean(table[:, np.isfinite(table).any(0)], 0)
     found = {"rmse": bootstrap(lambda s: np.sqrt(s.mean(-1)), over_draws(residual**2)),
              "bias": bootstrap(lambda r: r.mean(-1), over_draws(residual))}
@@ -107,7 +107,7 @@ def fine_tuned(run, survey, images, n, work):
     order = np.random.default_rng(n).permutation(len(images))
     rows, others = order[:n], order[n:]
     shutil.rmtree(work / "child", ignore_errors=True)
-    child = recalibrate(run, as_survey(survey, images, rows, work / "labelled"), work / "child")
+    child = recalibrate(run, as_survey(survey, images, rows, work / "labeled"), work / "child")
     done = child.card["recalibration"]
     true, answer = survey.target("metallicity")[others], child.predict(images[others])
     mean, sigma = answer.mean[:, 0], answer.sigma[:, 0]
@@ -182,7 +182,7 @@ def figure(found):
         n = next(f["n"] for f in found if f["sky"] == sky)
         column[0].axhspan(0.87, 0.93, color="0.9")
         column[0].set(ylabel="share inside the 90 % intervals", title=f"{sky}, n = {n:,}")
-        column[1].set(ylabel="RMSE [dex]", xscale="log", xlabel="labelled galaxies (left: none)", ylim=(0.05, 0.3))
+        column[1].set(ylabel="RMSE [dex]", xscale="log", xlabel="labeled galaxies (left: none)", ylim=(0.05, 0.3))
         column[1].set_xticks([12, *LABELS], ["0", *map(str, LABELS)], minor=False)
         column[1].minorticks_off()
     axes[0, 0].legend(fontsize=7)
@@ -206,5 +206,5 @@ def main(args):
 
 if __name__ == "__main__":
     parser = option_parser(__doc__, out="recalibrate.json", work="runs/recalibrate")
-    parser.add_argument("--draws", type=int, default=50, help="of the labelled galaxies")
+    parser.add_argument("--draws", type=int, default=50, help="of the labeled galaxies")
     main(parser.parse_args())

@@ -146,10 +146,10 @@ ABLATIONS = {"full": _Ablation(np.asarray, "CNN, whole picture")}
 ABLATIONS |= {f"px_{px}": _resolution(px) for px in RESOLUTIONS}
 ABLATIONS |= {
     "r_band": _Ablation(one_band, "CNN, r band only"),
-    "grey": _Ablation(grayscale, "CNN, grey: mean of the bands"),
-    "shuffled": _Ablation(shuffle_pixels, "CNN, colour without shape: pixels shuffled"),
-    "stretched": _Ablation(stretch_grayscale, "CNN, shape without colour: grey, each to the same brightness"),
-    "edges": _Ablation(_sobel_edges, "CNN, shape without colour: edges of that"),
+    "grey": _Ablation(grayscale, "CNN, gray: mean of the bands"),
+    "shuffled": _Ablation(shuffle_pixels, "CNN, color without shape: pixels shuffled"),
+    "stretched": _Ablation(stretch_grayscale, "CNN, shape without color: gray, each to the same brightness"),
+    "edges": _Ablation(_sobel_edges, "CNN, shape without color: edges of that"),
     "level_sky": _Ablation(level_sky, "CNN, every sky at one level")}
 ABLATIONS |= {f"{keep}_{r}": _mask(r, keep) for r in MASK_RADII for keep in ("inside", "outside")}
 

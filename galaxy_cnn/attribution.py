@@ -174,7 +174,7 @@ BEND, REACH = 95, 99.9  # percentiles of |map|, zeros left out: the scale is lin
 def color_range(
     maps,  # [n, H, W]
 ) -> AsinhNorm:
-    "One symmetric color scale for several maps: asinh, as a bright core has ten times the values of the disc around it"
+    "One symmetric color scale for several maps: asinh, as a bright core has ten times the values of the disk around it"
     sizes = np.abs(maps[maps != 0])
     if not sizes.size: return AsinhNorm(1.0, vmin=-1.0, vmax=1.0)
     bend, end = np.percentile(sizes, [BEND, REACH])

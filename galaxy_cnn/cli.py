@@ -277,7 +277,7 @@ def pretrain(work, out, survey, **options):
 # %% ../nbs/49_cli.ipynb #ceee3ca0
 @command("recalibrate.recalibrate", "run survey out method scale seed device drop_bad")
 def recalibrate(work, run, survey, out, **options):
-    "Correct a Run for pictures of another kind (survey, stretch, seeing) by 25 to some hundred labelled galaxies."
+    "Correct a Run for pictures of another kind (survey, stretch, seeing) by 25 to some hundred labeled galaxies."
     from galaxy_cnn.uncertainty import ErrorModel
     done = work(run, survey, out, **options)
     typer.echo(" ".join([f"{out}: {done.recalibrated}", *ErrorModel.load(out).notes]))
@@ -329,7 +329,7 @@ def _is_hats(folder):
 @command("predict.predict", "run source out tta bs accept_shift scheduler workers", passed_on="scale.predict_hats",
          bs={"min": 1}, workers={"min": 1})
 def predict(work, run, source, out, scheduler, workers, **options):
-    """Predict for any images, labelled or not: a folder, a list, a Survey, or a HATS catalog, which gives a HATS catalog.
+    """Predict for any images, labeled or not: a folder, a list, a Survey, or a HATS catalog, which gives a HATS catalog.
     For star-forming galaxies only: one without young stars has no such metallicity, and gets a number all the same, with
     an interval that means nothing."""
     if len(source) == 1 and _is_hats(source[0]):

@@ -17,10 +17,11 @@ from tqdm import tqdm
 from .baselines import baseline_predictions, cross_validated_baselines
 from .features import measure
 from galaxy_cnn.figures import (
-    FLOOR_NAMES, MODEL_NAMES, PREDICTED, TEXT_BOX, density_figure, distribution_figure, gallery_figure, history_figure,
-    label_of, new_figure, panel_titles, plot_models, plot_pit, plot_reliability, save_figures, sky_name,
+    FLOOR_NAMES, MODEL_NAMES, PREDICTED, TEXT_BOX, axis_label, density_figure, distribution_figure, gallery_figure,
+    history_figure, new_figure, panel_titles, plot_models, plot_pit, plot_reliability, save_figures, sky_name,
 )
 from .files import InputError, atomic_path, read_json, write_json
+from .label_scales import label_scale
 from galaxy_cnn.metrics import (
     BOOTSTRAP_LEVEL, COMPARED_METRICS, N_BOOT, binned_medians, bootstrap, coverage, label_noise, paired_difference,
     rmse, scores, slope, with_interval,
@@ -117,7 +118,7 @@ def prediction_table(
     split,  # str [n], from `Split.names`
     predictions,  # from `Prediction.to_table`
 ) -> pd.DataFrame:
-    "Predictions of labelled galaxies with split and covariates; a column named as one of ours becomes `catalog_<name>`"
+    "Predictions of labeled galaxies with split and covariates; a column named as one of ours becomes `catalog_<name>`"
     ours = {"image", "objID", "split", *predictions}
     names = {c: free_name(f"catalog_{c}", survey.catalog) for c in survey.catalog if c in ours}
     catalog = survey.catalog.drop(columns="objID").rename(columns=names)
@@ -161,7 +162,7 @@ def _target_figures(
 ) -> dict:  # name -> Figure
     "Figures of one target"
     true, sky = survey.target(target), sky_name(survey)
-    note, label = f"{which} galaxies", label_of(survey, target)
+    note, label = f"{which} galaxies", axis_label(target, label_scale(survey, target))
     rows = {"cnn": found["cnn"], **found["baselines"]}
     models = new_figure(5.5, 1.2 + 0.45 * len(rows))
     ax = models.subplots()
@@ -267,7 +268,7 @@ def _interval_figures(run, scored, prediction, errors, metrics):
         n_calibrate = other.n if other else None  # galaxies that do both in turn leave no noise in the whole
         plot_reliability(axes[0], values, n_calibrate)
         plot_pit(axes[1], values, n_calibrate=n_calibrate)
-        for ax in axes: panel_titles(ax, sky_name(scored), f"{label_of(scored, t)}, n = {len(true):,}")
+        for ax in axes: panel_titles(ax, sky_name(scored), f"{axis_label(t, label_scale(scored, t))}, n = {len(true):,}")
         figures["calibration" + (f"_{t}" if j else "")] = fig
     return figures
 

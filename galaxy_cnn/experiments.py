@@ -80,7 +80,7 @@ EXPERIMENTS = {
     "baselines": _Experiment(run_baselines, "the network beside everything that is simpler", _whole_pictures),
     "resolution": _Experiment(run_resolution, "error against the size of the picture", _all_resolutions),
     "signal": _Experiment(
-        run_signal, "colour, shape, centre, outskirts: what the network still knows of changed pictures",
+        run_signal, "color, shape, center, outskirts: what the network still knows of changed pictures",
         _all_ablations),
     "mass": _Experiment(
         run_mass, "stellar mass alone and with the metallicity; correlation of the errors",
@@ -423,7 +423,7 @@ def _demands_on_models(results):
     "A network that is given more beats what is given less"
     found = []
     for experiment, key, statement in (
-        ("signal", "cnn - grey", "colour beats grey"),
+        ("signal", "cnn - grey", "color beats gray"),
         ("signal", "cnn - r_band", "three bands beat the r band"),
         ("baselines", "cnn - mzr_running_median", "the CNN beats the mass alone"),
         ("baselines", "cnn - mean", "the CNN beats the mean"),

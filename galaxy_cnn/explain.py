@@ -30,6 +30,7 @@ from .features import measure
 from .figures import PREDICTED, axis_label, gallery_rows, new_figure, panel_titles, save_figures, sky_name
 from .files import InputError, write_json
 from .images import crop_pad, read_images
+from .label_scales import label_scale
 from .learner import RECIPES, default_epochs, make_learner, seed_all
 from .loaders import in_memory_dls, load_cutouts
 from .metrics import BOOTSTRAP_LEVEL, N_BOOT, bootstrap, spearman, with_interval
@@ -206,7 +207,7 @@ def feature_figure(
     scores,  # [n, components]
     shares,  # [components] of the variance
     true,  # [n] the target
-    target="metallicity",
+    label="12 + log(O/H)",  # of the target
     sky="",  # 'mock sky' or the survey's name
     note="",  # which galaxies
 ):
@@ -218,7 +219,7 @@ def feature_figure(
     low, high = np.percentile(true, [2, 98])
     dots = right.scatter(*scores[:, :2].T, c=true, s=14, cmap="viridis", lw=0, vmin=low, vmax=high)
     beside = right.inset_axes((1.02, 0, 0.025, 1))
-    fig.colorbar(dots, cax=beside, label=f"observed {axis_label(target)}", extend="both")
+    fig.colorbar(dots, cax=beside, label=f"observed {label}", extend="both")
     for ax in (left, right):
         ax.set(xlim=limits[0], xlabel=f"component 1 ({shares[0]:.0%} of the variance)")
         ax.set(ylim=limits[1], ylabel=f"component 2 ({shares[1]:.0%})")
@@ -371,7 +372,8 @@ def classifier_gallery(
     titles = [(f"{true[i]:.2f}", f"high: {c:.0%}") for i, c in zip(picked, chance)]
     low, high = np.split(np.arange(len(picked)), 2)
     thirds = {"lowest third": low, "highest third": high}
-    title = f"Grad-CAM of the low/high classifier; above: {axis_label(target)} observed, chance of high (red)    {sky}"
+    label = axis_label(target, label_scale(survey, target))
+    title = f"Grad-CAM of the low/high classifier; above: {label} observed, chance of high (red)    {sky}"
     return map_gallery(thirds, seen_part(images, run.size), maps, titles, "for low (blue), for high (red)", title)
 
 # %% ../nbs/39_explain.ipynb #449ee3ae
@@ -389,6 +391,9 @@ class _Context:
     seed: int  # of every choice of galaxies and of random weights
     n: int  # galaxies whose maps are averaged
     draws: int  # random networks
+
+    @property
+    def label(self): return axis_label(self.target, label_scale(self.survey, self.target))
 
 # %% ../nbs/39_explain.ipynb #b717ba92
 _N_EXPLAINED = 200  # galaxies whose maps are averaged
@@ -435,7 +440,7 @@ def explain_features(c: _Context) -> tuple:  # numbers, figures, captions
             "What is called 'image' is measured in the cutout without a network.",
     }
     figures = {
-        "feature_space": feature_figure(sample.images, scores, shares, sample.true, c.target, c.sky, note),
+        "feature_space": feature_figure(sample.images, scores, shares, sample.true, c.label, c.sky, note),
         "components": correlation_figure(found, shares, c.sky, note),
     }
     numbers = {"n": len(sample), "network": 0, "features": features.shape[1], "variance_shares": shares}
@@ -450,7 +455,7 @@ def explain_galleries(c: _Context) -> tuple:  # objIDs of the galaxies shown, fi
     images = seen_part(sample.images, c.run.size)
     groups = dict(zip(chosen, np.split(np.arange(len(sample)), len(chosen))))
     titles = [(f"{true:.2f}", f"{answer:.2f}") for true, answer in zip(sample.true, maps.answer)]
-    above = f"above: {axis_label(c.target)} observed, the network's answer (red)    {c.sky}"
+    above = f"above: {c.label} observed, the network's answer (red)    {c.sky}"
     ig_title = f"Integrated gradients from the sky to the galaxy; {above}"
     cam_title = f"Grad-CAM of the last block; {above}"
     smooth = gaussian_smooth(maps.ig)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OBSERVED', 'PREDICTED', 'TEXT_BOX', 'AXIS_LABELS', 'MODEL_NAMES', 'FLOOR_NAMES', 'POINTS_BELOW',
-           'PICTURE_FLOOR_STYLE', 'axis_label', 'label_of', 'new_figure', 'sky_name', 'panel_titles', 'plot_density',
+           'PICTURE_FLOOR_STYLE', 'axis_label', 'new_figure', 'sky_name', 'panel_titles', 'plot_density',
            'density_figure', 'distribution_figure', 'history_figure', 'plot_models', 'plot_rows', 'plot_pit',
            'plot_reliability', 'plot_coverage_by', 'gallery_rows', 'gallery_figure', 'save_figures']
 
@@ -20,7 +20,7 @@ from scipy.stats import norm
 
 from .files import atomic_path
 from .images import read_image
-from .label_scales import LabelScale, label_scale
+from .label_scales import LabelScale
 from .metrics import binned_errors, calibration_widening, median_bias, nmad, outlier_fraction, rmse
 from .survey import Survey
 from .uncertainty import INTERVAL_LEVELS
@@ -41,17 +41,11 @@ FLOOR_NAMES = {"label_noise": "label noise (mock; a bound)",
 
 def axis_label(
     target,  # a name of a target, or a catalog column, which stands for itself
+    scale=LabelScale(),  # that its labels are on, from `label_scale`
 ) -> str:
-    "Axis label of a target"
-    return AXIS_LABELS.get(target, target)
-
-def label_of(
-    survey: Survey,
-    target,  # as in `axis_label`
-) -> str:
-    "Axis label of a Survey's target, with the scale that it is on, where survey.json names that"
-    scale = label_scale(survey, target)
-    return axis_label(target) if scale == LabelScale() else f"{axis_label(target)} [{scale}]"
+    "Axis label of a target, with its scale where that is known"
+    name = AXIS_LABELS.get(target, target)
+    return name if scale == LabelScale() else f"{name} [{scale}]"
 
 # %% ../nbs/30_figures.ipynb #5144867b
 def new_figure(

@@ -361,7 +361,7 @@ def default_epochs(
 def choose_arch(
     n,  # galaxies in the training split
     device,  # 'cpu', 'cuda', ...
-    large=20_000,  # galaxies from which a large network is taken: a judgement, between 5,000 and the tutorial's 104,000
+    large=20_000,  # galaxies from which a large network is taken: a judgment, between 5,000 and the tutorial's 104,000
 ) -> str:
     "The architecture that suits a Survey's size and the device; where large ones begin to win was not measured"
     if n < large: return "xresnet_tiny"
@@ -382,7 +382,7 @@ def choose_device(
 # %% ../nbs/25_learner.ipynb #c56c3c8f
 def _check_optimizer(name):
     "`InputError` for a name that is not in `OPTIMIZERS`"
-    if name not in OPTIMIZERS: raise InputError(f"There is no optimiser {name!r}; there are {', '.join(OPTIMIZERS)}.")
+    if name not in OPTIMIZERS: raise InputError(f"There is no optimizer {name!r}; there are {', '.join(OPTIMIZERS)}.")
 
 def resolve_recipe(
     arch,  # a name in `ARCHS`

@@ -25,6 +25,7 @@ from galaxy_cnn.figures import (
     OBSERVED, POINTS_BELOW, PREDICTED, TEXT_BOX, axis_label, new_figure, panel_titles, plot_density, save_figures,
 )
 from .files import read_json, write_json
+from .label_scales import LabelScale
 from .literature import RELATION_PERCENTILES, TABLE3_COLUMNS, TREMONTI04_RANGE, tremonti04
 from .metrics import bootstrap, nmad, pearson, rmse, with_interval
 from .run import Run, read_run
@@ -259,6 +260,7 @@ def mzr_figure(
     pred,  # predicted metallicity [n]
     sky="",  # 'mock sky' or the survey's name
     note="",  # which galaxies
+    scale=LabelScale(),  # that both metallicities are on
 ) -> Figure:
     "Observed (black) and predicted (red) mass-metallicity relation"
     fig = new_figure(5.4, 4.6)
@@ -271,7 +273,7 @@ def mzr_figure(
     ends = ax.get_xlim()
     m = np.linspace(*TREMONTI04_RANGE, 200)
     ax.plot(m, tremonti04(m), "--", color="tab:blue", lw=1.2, label="Tremonti et al. 2004")
-    ax.set(xlim=ends, xlabel=axis_label("log_mass"), ylabel=axis_label("metallicity"))
+    ax.set(xlim=ends, xlabel=axis_label("log_mass"), ylabel=axis_label("metallicity", scale))
     ax.legend(fontsize=8, frameon=False, loc="lower right")
     panel_titles(ax, sky, note)
     return fig
@@ -420,12 +422,13 @@ def mzr_figures(
     table: pd.DataFrame,  # predictions.parquet, the galaxies that are scored
     found,  # from `mzr`
     sky="",  # 'mock sky' or the survey's name
+    scale=LabelScale(),  # of the labels
 ) -> dict:  # name -> Figure
     "The three figures of the relation"
     columns = _relation_columns(table[table[MASS_COLUMN] > 0])
     galaxies = f"{found['split']} galaxies"
     return {
-        "mzr": mzr_figure(*columns, sky, f"{galaxies}, n = {found['n']:,}"),
+        "mzr": mzr_figure(*columns, sky, f"{galaxies}, n = {found['n']:,}", scale),
         "mzr_scatter": scatter_figure(found["observed"], found["predicted"], sky),
         "mzr_fixed_mass": fixed_mass_figure(*columns, found["fixed_mass"], sky, galaxies),
     }
@@ -443,5 +446,6 @@ def mzr(
     found = {"sky": metrics["sky"], "split": metrics["split"], **measure_relation(scored)}
     write_json(run.path / "metrics.json", {**metrics, "mzr": found})
     sky = "mock sky" if metrics["sky"] == "mock" else metrics["survey"]
-    if "reason" not in found: save_figures(run.path / "figures", mzr_figures(scored, found, sky), figure_format)
+    scale = LabelScale(**run.scales.get("metallicity", {}))
+    if "reason" not in found: save_figures(run.path / "figures", mzr_figures(scored, found, sky, scale), figure_format)
     return read_json(run.path / "metrics.json")["mzr"]

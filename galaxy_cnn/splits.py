@@ -54,17 +54,17 @@ def sky_cell(
     return xyz_to_healpix(*np.moveaxis(vectors, -1, 0), _NSIDE, order="nested")
 
 # %% ../nbs/05_splits.ipynb #454ba77c
-_EDGE_POINTS = 32  # corners of the polygon; it reaches 0.5 % beyond the disc
+_EDGE_POINTS = 32  # corners of the polygon; it reaches 0.5 % beyond the disk
 # [cell widths]: 132 arcsec, over three times what 30 arcsec were found to span anywhere on the sphere (0.0068)
 _EDGE_MARGIN = 0.02
 
 # %% ../nbs/05_splits.ipynb #4d4e7f34
 def ring_around(
     vectors,  # unit vectors [n, 3]
-    arcsec,  # radius of the disc
+    arcsec,  # radius of the disk
     points=_EDGE_POINTS,
 ) -> np.ndarray:  # [n, points, 3]
-    "Corners of a polygon around a disc on the sky, nowhere closer to the centre than `arcsec`"
+    "Corners of a polygon around a disk on the sky, nowhere closer to the center than `arcsec`"
     east = np.stack([-vectors[:, 1], vectors[:, 0], np.zeros(len(vectors))], -1)
     east[np.hypot(east[:, 0], east[:, 1]) < 1e-12] = [0.0, 1.0, 0.0]  # at a pole any direction will do
     east /= np.linalg.norm(east, axis=1, keepdims=True)

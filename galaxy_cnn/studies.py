@@ -104,8 +104,8 @@ def _tree_baselines(study):
 STUDY_MODELS = {  # names of the rows, in the order of a result
     "cnn": MODEL_NAMES["cnn"],
     "mean": MODEL_NAMES["mean"],
-    "mzr_running_median": "MZR (running median) at the catalogued mass",
-    "mzr_tremonti04": "MZR (Tremonti+04) at the catalogued mass",
+    "mzr_running_median": "MZR (running median) at the cataloged mass",
+    "mzr_tremonti04": "MZR (Tremonti+04) at the cataloged mass",
     "random_forest_default": "random forest, g r i, defaults",
     "random_forest": "random forest, g r i, 40 trees, 8 per leaf",
     "boosting": "gradient boosting, g r i",
@@ -332,7 +332,7 @@ def run_beyond_mass(
     median = _relation_baselines(study)[0]["mzr_running_median"]
     plane = study.pool_folds(_plane(m, s, oh, train) for train, _ in study.parts)
     preds = {"cnn": pred, "fmr": fmr, "fmr_shifted": shifted, "plane": plane, "mzr_running_median": median}
-    names = STUDY_MODELS | {"fmr": "FMR (Mannucci+10) at the catalogued mass and SFR",
+    names = STUDY_MODELS | {"fmr": "FMR (Mannucci+10) at the cataloged mass and SFR",
                             "fmr_shifted": "the same, moved to the training galaxies' median",
                             "plane": "plane in mass and SFR, fitted to the training galaxies"}
     numbers = star_formation(study, m[ok], s[ok], oh[ok], pred[ok])

@@ -311,7 +311,7 @@ def not_star_forming(
     survey: Survey,
     target="metallicity",  # only a metallicity asks for it: a mass may be any galaxy's
 ) -> np.ndarray:  # bool [n]
-    "Galaxies that have no such label, for by their `bptclass` their lines are not of star formation alone"
+    "Galaxies without a valid metallicity: their `bptclass` is not star-forming"
     if not (column_of(target).startswith("oh_") and survey.has("bptclass")): return np.zeros(len(survey), bool)
     others = [k for k, name in BPT_CLASSES.items() if not name.endswith("star-forming")]
     return as_numbers(survey.catalog["bptclass"], "bptclass", survey.path).isin(others).to_numpy()

@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,11 @@ def small_run(mock_survey, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "small"
     train(mock_survey, out, epochs=1, init="none", size=64, precision="fp32", quiet=True)
     return read_run(out)
+
+
+@pytest.fixture
+def heeding():
+    "Ctrl-C is heard, as in a terminal: what a shell starts in the background inherits that it is ignored"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -3,7 +3,6 @@ import dataclasses
 import json
 import random
 import shutil
-import signal
 import ssl
 import subprocess
 import sys
@@ -409,14 +408,6 @@ def test_17_a_redirect_in_another_case_and_to_https(sky, tmp_path, monkeypatch):
         summary, record = fetched(tmp_path / "out", plain, client=trusting)
     assert summary["complete"]
     assert record.url.str.startswith("https://").all() and record.url.str.contains("/skyserverws/").all()
-
-
-@pytest.fixture
-def heeding():
-    "Ctrl-C is heard, as in a terminal: what a shell starts in the background inherits that it is ignored"
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_17_ctrl_c_keeps_what_came_and_the_next_run_goes_on(heeding, tmp_path):

@@ -455,7 +455,7 @@ def test_good_results_violate_nothing(): assert check_orderings(GOOD) == [] and 
 
 @pytest.mark.parametrize("place, value, said", [
     (("resolution", "differences", "px_4 - px_2", "rmse"), 0.0021, "4 px are not worse than 2 px"),
-    (("signal", "differences", "cnn - grey", "rmse"), -0.0019, "colour beats grey"),
+    (("signal", "differences", "cnn - grey", "rmse"), -0.0019, "color beats gray"),
     (("baselines", "differences", "cnn - mzr_running_median", "rmse"), 0.01, "the CNN beats the mass alone"),
     (("resolution", "rows", "px_1", "rmse"), 0.035, "not better than the label noise")])
 def test_each_violation_is_named(place, value, said):

@@ -21,7 +21,7 @@ from galaxy_cnn.images import PackedCutout, decode, read_image, try_read_image
 from galaxy_cnn.predict import find_images, predict
 from galaxy_cnn.splits import Split, same_galaxies
 from galaxy_cnn.survey import Survey, describe, image_sources, pack, read_survey, try_image, validate
-from galaxy_cnn.train import _load_labelled, picture_hashes, train
+from galaxy_cnn.train import _load_labeled, picture_hashes, train
 
 IDS = 1237648704043942146 + np.arange(40) * 65537 * 3
 OH = np.random.default_rng(5).normal(8.9, 0.2, 40).round(4)
@@ -143,8 +143,8 @@ def test_codes_for_missing_labels_are_refused_by_name(target, column, code, tmp_
     problems = validate(read_survey(folder), (target,), images=False)
     assert {p.objID for p in problems} == set(IDS[18:20].tolist())
     assert f"2 x impossible target: objID {IDS[18]} has {column} = {code:g}" in describe(problems)
-    raises(lambda: _load_labelled(read_survey(folder), (target,)), contains="--drop-bad", exc=InputError)
-    assert len(_load_labelled(read_survey(folder), (target,), drop_bad=True)[0]) == 18
+    raises(lambda: _load_labeled(read_survey(folder), (target,)), contains="--drop-bad", exc=InputError)
+    assert len(_load_labeled(read_survey(folder), (target,), drop_bad=True)[0]) == 18
 
 
 def test_labels_that_pile_up_at_an_edge_are_refused(tmp_path):
@@ -291,7 +291,7 @@ def test_a_survey_reads_other_endings(ending, tmp_path):
     sky = read_survey(folder)
     assert validate(sky) == [] and sky.image_files[4] == str(new) == str(sky.image_path(IDS[4]))
     assert np.array_equal(read_image(sky.image_files[4]), want)
-    assert _load_labelled(sky, ("metallicity",))[1].shape[0] == 20
+    assert _load_labeled(sky, ("metallicity",))[1].shape[0] == 20
 
 
 def test_pictures_that_would_be_read_wrongly_are_named(tmp_path):
@@ -311,9 +311,9 @@ def test_pictures_that_would_be_read_wrongly_are_named(tmp_path):
 def test_pictures_of_nothing_are_named_at_training(value, word, tmp_path):
     folder = survey(tmp_path / "sky", 20)
     Image.fromarray(np.full((128, 128, 3), value, np.uint8)).save(folder / "images" / f"{IDS[7]}.jpg")
-    raises(lambda: _load_labelled(read_survey(folder), ("metallicity",)), contains="1 x blank image", exc=InputError)
-    raises(lambda: _load_labelled(read_survey(folder), ("metallicity",)), contains=word, exc=InputError)
-    assert len(_load_labelled(read_survey(folder), ("metallicity",), drop_bad=True)[0]) == 19
+    raises(lambda: _load_labeled(read_survey(folder), ("metallicity",)), contains="1 x blank image", exc=InputError)
+    raises(lambda: _load_labeled(read_survey(folder), ("metallicity",)), contains=word, exc=InputError)
+    assert len(_load_labeled(read_survey(folder), ("metallicity",), drop_bad=True)[0]) == 19
     assert len(validate(read_survey(folder))) == 1
 
 

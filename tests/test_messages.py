@@ -113,7 +113,7 @@ def test_a_remedy_is_one_that_the_command_can_follow(unit, text): assert list(fa
 
 def test_the_search_finds_what_it_should():
     assert len(REMEDIES) > 20
-    assert ("train", "_load_labelled") in reached("train") & reached("pretrain") and ("run", "Run.survey") in reached("evaluate")
+    assert ("train", "_load_labeled") in reached("train") & reached("pretrain") and ("run", "Run.survey") in reached("evaluate")
     assert ("run", "Run.survey") not in reached("predict") | reached("train") | reached("download")
     assert list(faults(("run", "Run.survey"), "say where with --suvey"))[0] == "evaluate can say it and has no --suvey"
     assert list(faults(("run", "Run.survey"), "try `galaxy-cnn predict RUN --survey`")) == ["predict has no --survey"]

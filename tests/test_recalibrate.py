@@ -76,7 +76,7 @@ def test_the_child_is_a_run_as_any_other(parent, child, darker, tmp_path):
     assert child.card["recalibration"]["parent"] == file_hash(parent.path / "model.json")
     assert predict(child, darker.path, tmp_path / "t.csv")["n"] == 144, "the new pictures are no shift to it"
     metrics = evaluate(child)
-    assert metrics["n"] == 60 and ErrorModel.load(child.path).detector is not None, "144 pictures, labelled or not"
+    assert metrics["n"] == 60 and ErrorModel.load(child.path).detector is not None, "144 pictures, labeled or not"
     assert metrics["targets"]["metallicity"]["cnn"]["rmse"]["value"] == pytest.approx(
         child.card["headline"]["valid_rmse_metallicity"], abs=1e-5)
     text = training_sentence(child, metrics)
@@ -112,12 +112,12 @@ def test_intervals_of_few_galaxies_hold_on_average(n):
 
 def test_wrong_input_ends_in_a_sentence_and_leaves_nothing(parent, darker, few, tmp_path):
     other = write_survey(tmp_path / "other", darker.catalog.drop(columns="oh_p50").assign(lgm_tot_p50=10.0), darker.info)
-    unlabelled = darker.select(np.arange(144) >= 60)
+    unlabeled = darker.select(np.arange(144) >= 60)
     wrong = {
         "at least 25": (darker.select(np.arange(144) < 24), {}),
-        "has 0 labelled galaxies (oh_p50)": (unlabelled, {}),
+        "has 0 labeled galaxies (oh_p50)": (unlabeled, {}),
         "no column 'oh_p50'": (other, {}),
-        "labelled galaxies (oh_p50), 93 of which": (few, {}),
+        "labeled galaxies (oh_p50), 93 of which": (few, {}),
         "no method 'best'": (darker, {"method": "best"}),
     }
     for text, (survey, options) in wrong.items():

@@ -25,7 +25,7 @@ from galaxy_cnn.predict import predict
 from galaxy_cnn.report import report
 from galaxy_cnn.splits import same_galaxies
 from galaxy_cnn.survey import Survey, impossible_values, pack, read_survey, validate, write_survey
-from galaxy_cnn.train import _load_labelled, train
+from galaxy_cnn.train import _load_labeled, train
 
 IDS = 1237648704043942146 + np.arange(20) * 65537 * 3
 OH = np.random.default_rng(5).normal(8.9, 0.2, 20).round(4)
@@ -190,7 +190,7 @@ def test_pictures_in_sub_folders_are_read(few, tmp_path):
     sky = read_survey(sky.path)
     assert validate(sky) == [] and str(sky.image_path(ids[1])) == sky.image_files[1] == str(images / "plate 267" / f"{ids[1]}.JPG")
     assert np.array_equal(read_image(sky.image_files[1]), want)
-    assert _load_labelled(sky, ("metallicity",))[1].shape[0] == len(few)
+    assert _load_labeled(sky, ("metallicity",))[1].shape[0] == len(few)
     shutil.copy(sky.image_files[1], images / "plate 266" / f"{ids[1]}.jpg")
     raises(lambda: read_survey(sky.path).image_files, contains=f"are both called {ids[1]}: keep one", exc=InputError)
 

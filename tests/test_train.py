@@ -194,7 +194,7 @@ def when_another_epoch_is_kept(out, act):
     threading.Thread(target=wait).start()
 
 
-def test_networks_side_by_side_outlive_a_killed_process_and_ctrl_c(few, tmp_path, side_by_side):
+def test_networks_side_by_side_outlive_a_killed_process_and_ctrl_c(heeding, few, tmp_path, side_by_side):
     options, out = TWO | dict(epochs=20, init=None, calibrate=False, quiet=True), tmp_path / "run"
     when_another_epoch_is_kept(out, lambda: side_by_side[0].kill())
     with torch_threads(2), pytest.raises(Incomplete, match="was ended by SIGKILL.* The epochs completed are kept"):
