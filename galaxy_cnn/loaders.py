@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from .files import InputError, read_ahead
 from .images import DECODERS, map_files, read_image, read_images, read_pixels, with_bytes
-from .processes import processes, rank
+from .processes import of_all, processes, rank
 from .survey import ROW_GROUP, image_sources, try_image
 
 # %% ../nbs/23_loaders.ipynb #3004ba7a
@@ -192,13 +192,15 @@ def free_memory(
 ) -> int:  # [bytes]
     "Memory that is free on a device, as far as this process may use it"
     if torch.device(device).type == "cuda": return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
+    return min(psutil.virtual_memory().available, _left_by_group())
+
+def _left_by_group(group=Path("/sys/fs/cgroup")):
+    "What the limit of a control group (a container, a job of a cluster) leaves [bytes]; infinite without one"
     try:
-        limit = int((group / "memory.max").read_text())
-        taken = int((group / "memory.current").read_text())
-    except (OSError, ValueError): return free  # no control group, or one without a limit
-    return min(free, limit - taken)
+        limit, taken = (int((group / f"memory.{what}").read_text()) for what in ("max", "current"))
+        numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError): return float("inf")
+    return limit - taken + int(numbers["inactive_file"])  # cached files, which make room
 
 # %% ../nbs/23_loaders.ipynb #58151ece
 def _fits_in_memory(
@@ -215,10 +217,11 @@ def load_cutouts(
     survey,
     device="cpu",  # where the pixels go if they fit there; otherwise they stay in memory
     workers=DECODERS,  # threads
+    streamed=False,  # they will be streamed, whatever memory there is: none is kept
 ) -> tuple:  # uint8 tensor [n, 3, size, size], zeros where a cutout has a problem; list of `Problem`
-    "Decode all cutouts of a Survey, and keep them where they fit into memory: `None` where they do not"
+    "Decode all cutouts of a Survey, and keep them where all processes have the memory for it: `None` where they do not"
     n, size = len(survey), survey.size
-    fits = _fits_in_memory(n, size)
+    fits = all(of_all(not streamed and _fits_in_memory(n, size)))
     planes = np.zeros((n if fits else 0, 3, size, size), np.uint8)
     sources = image_sources(survey)
     row = {file: i for i, file in enumerate(survey.image_files)}

@@ -73,6 +73,7 @@ class _Plan:
     weight: tuple | None = None  # of each target in the loss
     together: tuple = ()  # groups of objIDs that are one galaxy
     processes: int = 1  # that share each batch
+    streamed: bool = False  # cutouts come from disk, in an order of their own
     scale: str | None = None  # calibration that the metallicities were converted to
 
     def arguments(self):
@@ -91,12 +92,13 @@ def _load_labeled(
     drop_bad=False,  # leave bad galaxies out instead of refusing
     any_class=False,  # take galaxies whatever their `bptclass`
     device="cpu",  # where the pixels go
+    streamed=False,  # as for `load_cutouts`
 ) -> tuple:  # Survey; its pixels from `load_cutouts`, None where they do not fit into memory
     "Galaxies that can be trained on, decoded; `InputError` lists what is wrong"
     if not targets or len(set(targets)) < len(targets):
         raise InputError(f"Targets must be different names, at least one, not {targets}.")
     for t in targets: survey.target(t)
-    pixels, problems = load_cutouts(survey, device)
+    pixels, problems = load_cutouts(survey, device, streamed=streamed)
     problems = validate(survey, targets, images=False) + problems
     if any_class: problems = [p for p in problems if p.kind != NOT_STAR_FORMING]
     if not problems: return survey, pixels
@@ -128,13 +130,15 @@ def make_plan(
     survey,  # the galaxies that are used
     whole,  # the Survey that they came from
     start=None,  # a Run to start from
-    *, arch, epochs, lr, bs, size, targets, precision, seed,  # as in `train`
-    device, split_by, folds, opt, self_attention, gp, recipe, weight, together=(), scale=None,
+    *, pixels,  # of the galaxies, from `load_cutouts`; None: cutouts are streamed
+    arch, epochs, lr, bs, size, targets, precision, seed,  # as in `train`
+    device, split_by, folds, opt, self_attention, gp, recipe, weight, scale=None,
 ) -> _Plan:
     "Settle every default of `train`; `InputError` for options that contradict one another"
     _check_options(start, lr=lr, bs=bs, epochs=epochs, size=size, folds=folds, gp=gp)
     if start: check_same_scale(start.scales, survey, start.path)
     device, by = choose_device(device), split_kind(survey.catalog, split_by)
+    together = _twins(survey, pixels)
     split = Split.make(survey.catalog, seed, by, folds, together)
     _check_split(survey.catalog, split, together)
     for k in range(folds or 1): target_scale(survey, split.for_network(k), targets)
@@ -154,7 +158,11 @@ def make_plan(
         precision=choose_precision(precision, kind), seed=seed, device=device, split_by=by, folds=folds,
         fingerprint=whole.fingerprint, dropped=tuple(sorted(dropped)),
         init=start.card["networks"][0]["sha256"] if start else None, gp=gp, weight=weight, together=together,
-        processes=processes(), scale=scale)
+        processes=processes(), streamed=pixels is None, scale=scale)
+
+def _twins(galaxies, pixels):
+    "Groups of objIDs that are one galaxy, by picture or place"
+    return tuple(map(tuple, same_galaxies(galaxies.catalog, picture_hashes(galaxies, pixels))))
 
 # %% ../nbs/29_train.ipynb #8135eb65
 def _check_options(start, *, folds, gp, **numbers):
@@ -210,11 +218,19 @@ def _check_same_plan(
     plan: _Plan,
 ):
     "`InputError` that names the differences between a run and its continuation"
-    known = {"processes": 1} | known  # Runs of before several could train together
+    known = {"processes": 1, "streamed": False} | known  # older Runs do not say
+    if plan.streamed and not known["streamed"]:
+        raise InputError(f"{out} was begun with all cutouts in memory, where they do not fit now: "
+                         "resume with as much memory, or give another --out.")
     differences = [f"{k} was {known.get(k)}, now {v}" for k, v in plan.arguments().items() if known.get(k) != v]
     if differences:
         raise InputError(f"{out} was started with other arguments ({'; '.join(differences)}): "
                          "repeat those to resume, or give another --out.")
+
+def _has_streamed(out):
+    "Whether an unfinished training in this folder takes its cutouts from disk"
+    file = out / ARGUMENTS_FILE
+    return file.is_file() and read_json(file).get("streamed", False)
 
 # %% ../nbs/29_train.ipynb #cbb5619a
 def _prepare_run_folder(
@@ -226,7 +242,7 @@ def _prepare_run_folder(
     checkpoint, finished = (out / CHECKPOINT_FILE).parent, (out / CARD_FILE).is_file()
     if finished:
         if not resume: raise InputError(f"{out} already holds a Run: give another --out, or delete it first.")
-        _check_same_plan(out, read_run(out).card["arguments"], plan)
+        _check_same_plan(out, read_run(out).card["arguments"] | {"streamed": plan.streamed}, plan)
     elif checkpoint.is_dir():
         if not resume:
             raise InputError(f"{out} holds an unfinished Run: go on with --resume, give another --out, "
@@ -311,12 +327,13 @@ def _write_weights(model, file):
 _WORTH_PROCESSES = 10_000  # galaxies shown to all networks in all: half a minute of a core (results/cpu_float32.json)
 
 def _are_apart(survey, pixels, out, plan: _Plan, more):
-    "Whether each network is trained on one thread, in a folder of its own"
+    "Whether each network is trained on one thread, in a folder of its own; as it was begun, where it was"
+    if (out / CHECKPOINT_FILE).is_file(): return False
+    if any((out / CHECKPOINT_FILE).parent.glob("[0-9]*")): return True
     small = pixels is not None and len(survey) < FEW_LABELS  # each process has its copy of the pixels
     alone = plan.device == "cpu" and processes() == 1 and not more
-    begun_otherwise = (out / CHECKPOINT_FILE).is_file()
     shown = (plan.folds or 0) * plan.epochs * len(survey)
-    return small and alone and not begun_otherwise and shown >= _WORTH_PROCESSES
+    return small and alone and shown >= _WORTH_PROCESSES
 
 def _where_it_stopped(folder, k=0):
     "Progress of a training, and the tensors of its checkpoint; at the start network `k` and None"
@@ -505,22 +522,18 @@ def train(
     out, say = Path(out), _silent if quiet else print
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     whole = on_scale(survey if isinstance(survey, Survey) else read_survey(survey), scale, targets)
-    galaxies, pixels = _load_labeled(whole, targets, drop_bad, any_class, choose_device(device))
+    galaxies, pixels = _load_labeled(whole, targets, drop_bad, any_class, choose_device(device), _has_streamed(out))
     few = init == arch == "auto" and size == PRETRAINED_SIZE and not self_attention and len(galaxies) < FEW_LABELS
     if few: init, folds, gp = PRETRAINED, folds or FEW_LABELS_FOLDS, gp is None or gp
     start = initial_run("none" if init == "auto" else init)
     plan = make_plan(galaxies, whole, start, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, targets=targets,
                      precision=precision, seed=seed, device=device, split_by=split_by, folds=folds, opt=opt, gp=bool(gp),
-                     self_attention=self_attention, recipe=recipe, weight=weight, scale=scale, together=_twins(galaxies, pixels))
+                     self_attention=self_attention, recipe=recipe, weight=weight, scale=scale, pixels=pixels)
     for note in _plan_notes(plan, whole, split_by, few, pixels is None and galaxies): say(note)
     if by_the_first(_prepare_run_folder, out, plan, resume): say(f"{out} is finished: there is nothing to resume.")
     else: _run_plan(galaxies, pixels, out, plan, start, quiet, say, [CapturedStep(say=say)] if graph else [])
     if calibrate: by_the_first(_calibrate, out, galaxies, say)
     return read_run(out)
-
-def _twins(galaxies, pixels):
-    "Groups of objIDs that are one galaxy, by picture or place"
-    return tuple(map(tuple, same_galaxies(galaxies.catalog, picture_hashes(galaxies, pixels))))
 
 def _calibrate(out, galaxies, say):
     "Fit the error model of a Run that has none"
@@ -534,7 +547,7 @@ _TINY_MESSAGE = (f"xresnet_tiny sees {TINY_POOLED} px. Of real galaxies Wu & Boa
                  "32 px: with {} galaxies `galaxy-cnn train --arch xresnet18`, on a GPU "
                  "`galaxy-cnn train --arch=xresnet34 --self-attention`, may do better; from how many on has not "
                  "been measured.")
-_NO_MEMORY_MESSAGE = ("{} cutouts of {} px do not fit into the memory that is free: they are streamed from disk in "
+_NO_MEMORY_MESSAGE = ("{} cutouts of {} px did not fit into the memory that was free: they are streamed from disk in "
                       "every epoch, fastest from one file (galaxy-cnn pack).")
 
 def _silent(message): pass
