@@ -176,7 +176,7 @@ def test_a_column_that_all_partitions_lack_is_wrong_input(small_run, hats, tmp_p
     with pytest.raises(InputError, match="has no column image: needed are"): predict_hats(small_run.path, tmp_path / "theirs", tmp_path / "out")
     with pytest.raises(InputError, match="has no column image: needed are objID, image"): hats_to_survey(tmp_path / "theirs", tmp_path / "back")
     assert not (tmp_path / "back").exists()
-    partitions(tmp_path / "theirs")[0].write_bytes(b"PAR1")
+    for file in partitions(tmp_path / "theirs"): file.write_bytes(b"PAR1")
     with pytest.raises(InputError, match="no Parquet file, or not a whole one"): hats_to_survey(tmp_path / "theirs", tmp_path / "back")
 
 

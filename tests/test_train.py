@@ -631,7 +631,7 @@ def test_what_does_not_fit_into_memory_is_streamed_and_resumes_exactly(few, few_
     monkeypatch.setattr("galaxy_cnn.loaders.free_memory", lambda device="cpu": 10**6)
     options = FEW | dict(arch="xresnet9", size=32, epochs=2, calibrate=False, init="none")
     whole = train(few, tmp_path / "whole", **options)
-    assert "do not fit into the memory that is free: they are streamed" in capsys.readouterr().out
+    assert "did not fit into the memory that was free: they are streamed" in capsys.readouterr().out
     write = checkpoint_module.write_history
     def interrupted(out, rows):
         write(out, rows)
