@@ -31,7 +31,7 @@ from galaxy_cnn.files import (
 )
 from .gaussian_process import FROZEN_FILE, GP_FILE, GP_WEIGHT, GaussianProcess, gp_columns, gp_inputs
 from .images import map_files, read_image, read_images
-from .label_scales import check_same_scale, on_scale, scales_of
+from .label_scales import check_same_scale, not_converted, on_scale, scales_of
 from galaxy_cnn.learner import (
     AUGMENTATION, PRETRAINING_RECIPE, CapturedStep, EpochBar, EpochHistory, EpochSeed, Recipe, choose_arch, choose_device,
     choose_precision, default_epochs, fine_tuning_recipe, make_learner, resolve_recipe, seed_all, target_scale,
@@ -47,7 +47,7 @@ from galaxy_cnn.run import (
 from .splits import Split, hash01, same_galaxies, sky_cell, sky_vectors, split_kind
 from galaxy_cnn.survey import (
     NOT_STAR_FORMING, TRUTH, Survey, column_of, columns_in, describe, image_sources, not_star_forming, read_survey,
-    validate,
+    try_image, validate,
 )
 from .uncertainty import ErrorModel, Prediction
 
@@ -111,7 +111,7 @@ def _refusal(survey, problems):
     others = sum(p.kind == NOT_STAR_FORMING for p in problems)
     remedy = f", or train with --any-class on the {others} that are not star-forming as well" if others else ""
     return (f"{survey.path} has {len(problems)} problems; {describe(problems)}. "
-            f"Fix them, or leave those galaxies out with --drop-bad{remedy}.")
+            f"Fix them, or leave those galaxies out with --drop-bad{remedy}.{not_converted(survey)}")
 
 # %% ../nbs/29_train.ipynb #27d4ae54
 def picture_hashes(
@@ -217,23 +217,26 @@ def _check_same_plan(
                          "repeat those to resume, or give another --out.")
 
 # %% ../nbs/29_train.ipynb #cbb5619a
+def _run_folder(out, resume):
+    "The folder of a Run; `InputError` if it is not ours to take"
+    finished, begun = (out / CARD_FILE).is_file(), (out / CHECKPOINT_FILE).parent.is_dir()
+    if finished and not resume: raise InputError(f"{out} already holds a Run: give another --out, or delete it first.")
+    if begun and not (finished or resume):
+        raise InputError(f"{out} holds an unfinished Run: go on with --resume, give another --out, or delete it first.")
+    if out.is_dir() and any(out.iterdir()) and not (finished or begun):
+        raise InputError(f"{out} holds files and is not a Run: give another --out.")
+    return out
+
 def _prepare_run_folder(
     out,  # folder of the Run
     plan: _Plan,
     resume=False,
 ) -> bool:  # whether the Run is finished
     "Take the folder for this run; `InputError` if it is not ours to take or cannot be written"
+    _run_folder(out, resume)  # again, for another training may have taken it meanwhile
     checkpoint, finished = (out / CHECKPOINT_FILE).parent, (out / CARD_FILE).is_file()
-    if finished:
-        if not resume: raise InputError(f"{out} already holds a Run: give another --out, or delete it first.")
-        _check_same_plan(out, read_run(out).card["arguments"], plan)
-    elif checkpoint.is_dir():
-        if not resume:
-            raise InputError(f"{out} holds an unfinished Run: go on with --resume, give another --out, "
-                             "or delete it first.")
-        if (out / ARGUMENTS_FILE).is_file(): _check_same_plan(out, read_json(out / ARGUMENTS_FILE), plan)
-    elif out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} holds files and is not a Run: give another --out.")
+    if finished: _check_same_plan(out, read_run(out).card["arguments"], plan)
+    elif (out / ARGUMENTS_FILE).is_file(): _check_same_plan(out, read_json(out / ARGUMENTS_FILE), plan)
     try:
         if finished: shutil.rmtree(checkpoint, ignore_errors=True)
         else: write_json(out / ARGUMENTS_FILE, plan.arguments())
@@ -461,11 +464,19 @@ def fit_error_model(
     elif run.folds: prediction = run.predict(survey)[rows]
     else: prediction = run.predict([survey.image_files[i] for i in rows])
     files = np.array(survey.image_files)[split.seen]
-    if "recalibration" in run.card: files = read_survey(survey.path).image_files  # unlabeled ones say as much
+    if "recalibration" in run.card: files = _readable_files(survey, seed)  # unlabeled ones say as much
     errors = ErrorModel.fit(run.targets, true, prediction, ood_features_of_files(files, MAX_REFERENCES, seed), seed)
     errors.save(run.path)
     for note in errors.notes: say(note)
     return errors
+
+def _readable_files(survey, seed):
+    "Cutouts in the folder of a Survey, labeled or not, that can be read, at most as many as an error model keeps"
+    there = [file for file in read_survey(survey.path).image_files if Path(file).is_file()]
+    chosen = np.random.default_rng(seed).permutation(len(there))[:MAX_REFERENCES]
+    some = [there[i] for i in np.sort(chosen)]
+    readable = map_files(lambda file: try_image(file, 0, survey.size)[1] is None, some)
+    return [file for file, good in zip(some, readable) if good]
 
 # %% ../nbs/29_train.ipynb #a18f85ab
 FEW_LABELS = 2000  # galaxies below which `train` starts from the pretrained network unless told otherwise
@@ -502,7 +513,7 @@ def train(
     quiet: bool = False,  # no progress bar, no messages
 ) -> Run:
     "Train on a Survey and leave a Run; `InputError` for wrong input, `Incomplete` for a training that stopped"
-    out, say = Path(out), _silent if quiet else print
+    out, say = by_the_first(_run_folder, Path(out), resume), _silent if quiet else print
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     whole = on_scale(survey if isinstance(survey, Survey) else read_survey(survey), scale, targets)
     galaxies, pixels = _load_labeled(whole, targets, drop_bad, any_class, choose_device(device))
@@ -621,6 +632,7 @@ def pretrain(
 ) -> Run:
     "Pretrain a network on many quantities at once, for others to start from; `InputError` for fewer than two"
     from galaxy_cnn.mock_images import make_mock  # here, because only this function draws
+    _run_folder(Path(out), options.get("resume", False))
     with tempfile.TemporaryDirectory() as folder:
         if survey is None: survey = make_mock(Path(folder) / f"mock-{n}", n=n, seed=seed + 2000, workers=workers)
         if not isinstance(survey, Survey): survey = read_survey(survey)
