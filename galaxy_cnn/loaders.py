@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['MIN_STEPS', 'MIXED', 'channel_statistics', 'image_statistics', 'CutoutImage', 'TargetSetup', 'pad_size',
            'galaxy_block', 'loader_table', 'default_batch_size', 'make_dls', 'free_memory', 'load_cutouts',
-           'center_crop_or_pad', 'dihedral', 'crop_each', 'random_crops', 'crop_and_normalize', 'CutoutDataset',
-           'InMemoryLoader', 'in_memory_dls', 'mixed_order', 'StreamedCutouts', 'StreamingLoader', 'streaming_dls']
+           'picture_hashes', 'center_crop_or_pad', 'dihedral', 'crop_each', 'random_crops', 'crop_and_normalize',
+           'CutoutDataset', 'InMemoryLoader', 'in_memory_dls', 'mixed_order', 'StreamedCutouts', 'StreamingLoader',
+           'streaming_dls']
 
 # %% ../nbs/23_loaders.ipynb #552f233a
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +239,16 @@ def load_cutouts(
     pixels = torch.from_numpy(planes)
     if _fits_in_memory(n, size, device): pixels = pixels.to(device)
     return pixels, problems
+
+# %% ../nbs/23_loaders.ipynb #27d4ae54
+def picture_hashes(
+    survey,
+    pixels=None,  # uint8 tensor [n, 3, size, size] of `load_cutouts`; None: the files are read
+) -> list:  # of bytes [n]
+    "Hash of the pixels of each cutout, equal for equal pictures"
+    def digest(planes): return blake2b(planes.tobytes(), digest_size=16).digest()
+    if pixels is not None: return [digest(image.cpu().numpy()) for image in pixels]
+    return list(map_files(lambda file: digest(read_image(file).transpose(2, 0, 1)), image_sources(survey)))
 
 # %% ../nbs/23_loaders.ipynb #0bdd2f72
 def center_crop_or_pad(

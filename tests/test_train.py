@@ -448,6 +448,17 @@ def test_surveys_that_cannot_be_trained_on(mock_survey, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no Survey at"): train(tmp_path / "nowhere", tmp_path / "run")
 
 
+def test_a_folder_that_is_taken_is_found_before_the_work(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "load_cutouts", None)
+    monkeypatch.setattr("galaxy_cnn.mock_images.make_mock", None)
+    for file, text in (("model.json", "already holds a Run"), (ARGUMENTS_FILE, "unfinished Run"), ("notes.txt", "is not a Run")):
+        out = tmp_path / Path(file).stem
+        (out / file).parent.mkdir(parents=True)
+        (out / file).touch()
+        with pytest.raises(InputError, match=text): train(few, out, **SMALL)
+        with pytest.raises(InputError, match=text): pretrain(out)
+
+
 def test_a_folder_that_is_not_ours(mock_survey, run, tmp_path):
     with pytest.raises(InputError, match="already holds a Run"): train(mock_survey, run.path, **SMALL)
     (tmp_path / "notes.txt").write_text("mine")
