@@ -24,7 +24,13 @@ from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.predict import prediction_fingerprint
 from galaxy_cnn.run import read_run
 from galaxy_cnn.scale import (
-    _cluster, _devices, hats_to_survey, predict_frame, predict_hats, predict_partition, survey_to_hats,
+    _cluster,
+    _devices,
+    hats_to_survey,
+    predict_frame,
+    predict_hats,
+    predict_partition,
+    survey_to_hats,
 )
 from galaxy_cnn.survey import write_survey
 from galaxy_cnn.uncertainty import ErrorModel
