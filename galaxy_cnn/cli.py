@@ -327,7 +327,9 @@ def _is_hats(folder):
     return any((folder / name).is_file() for name in ("partition_info.csv", "collection.properties"))
 
 @command("predict.predict", "run source out tta bs accept_shift scheduler workers", passed_on="scale.predict_hats",
-         out={"help": "Table to write: .parquet or .csv; of a HATS catalog, a folder. The same command goes on where it ended."},
+         source={"help": "A Survey, a folder of images, a text file with a path a line, images, or a HATS catalog."},
+         out={"help": "Table to write: .parquet or .csv; of a HATS catalog, a folder. Of many pictures, the same command goes "
+                      "on where it ended."},
          bs={"min": 1}, workers={"min": 1})
 def predict(work, run, source, out, scheduler, workers, **options):
     """Predict for any images, labeled or not: a folder, a list, a Survey, or a HATS catalog, which gives a HATS catalog.
