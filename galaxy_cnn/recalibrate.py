@@ -23,11 +23,12 @@ from scipy.spatial import cKDTree
 from .evaluate import score_intervals
 from .files import Incomplete, InputError, file_hash, versions, write_json
 from .label_scales import check_same_scale, not_converted, on_scale, scales_of
+from .loaders import picture_hashes
 from .metrics import coverage, rmse
 from .run import CARD_FILE, HISTORY_FILE, Run, read_run
 from .splits import Split, same_galaxies, sky_vectors
 from .survey import Survey, column_of, describe, image_sources, read_survey, validate
-from .train import fit_error_model, picture_hashes, train
+from .train import fit_error_model, train
 from .uncertainty import ErrorModel
 
 # %% ../nbs/45_recalibrate.ipynb #cf0cbf10
