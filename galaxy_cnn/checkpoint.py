@@ -100,12 +100,13 @@ def save_checkpoint(
 def load_checkpoint(
     file,  # from `save_checkpoint`
 ) -> tuple:  # Progress, dict of tensors
-    "Read a checkpoint; `InputError` if it is damaged"
+    "Read a checkpoint; `InputError` if it is damaged, `OSError` if it cannot be read"
+    with open(file, "rb"): pass  # safetensors has no other word for a file that it may not open
     try:
         with safe_open(file, "pt") as f:
             progress = Progress(**json.loads(f.metadata()["progress"]))
             return progress, {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as e:
+    except (SafetensorError, TypeError, KeyError, ValueError) as e:
         raise InputError(f"{file} is not a checkpoint that can be continued ({e}): "
                          f"delete {Path(file).parent.parent} and train anew.") from None
 

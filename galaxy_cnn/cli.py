@@ -329,6 +329,7 @@ def _is_hats(folder):
     return any((folder / name).is_file() for name in ("partition_info.csv", "collection.properties"))
 
 @command("predict.predict", "run source out tta bs accept_shift scheduler workers", passed_on="scale.predict_hats",
+         out={"help": "Table to write: .parquet or .csv; of a HATS catalog, a folder. The same command goes on where it ended."},
          bs={"min": 1}, workers={"min": 1})
 def predict(work, run, source, out, scheduler, workers, **options):
     """Predict for any images, labeled or not: a folder, a list, a Survey, or a HATS catalog, which gives a HATS catalog.
@@ -336,7 +337,7 @@ def predict(work, run, source, out, scheduler, workers, **options):
     an interval that means nothing."""
     if len(source) == 1 and _is_hats(source[0]):
         from galaxy_cnn.scale import predict_hats
-        done = predict_hats(run, source[0], out, options["tta"], scheduler, workers, options["accept_shift"])
+        done = predict_hats(run, source[0], out, scheduler=scheduler, workers=workers, **options)
         made = f"{done['n']} galaxies in {done['partitions']} partitions, {done['computed']} of them computed now."
         typer.echo(" ".join([f"{out}: {made}", *done["notes"]]))
         return

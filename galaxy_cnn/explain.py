@@ -370,8 +370,7 @@ def classifier_gallery(
     maps = grad_cam(classifier.model, contrast, x)
     with torch.no_grad(): chance = torch.sigmoid(contrast(x)).numpy()
     titles = [(f"{true[i]:.2f}", f"high: {c:.0%}") for i, c in zip(picked, chance)]
-    low, high = np.split(np.arange(len(picked)), 2)
-    thirds = {"lowest third": low, "highest third": high}
+    thirds = dict(zip(("lowest third", "highest third"), np.split(np.arange(len(picked)), 2)))
     label = axis_label(target, label_scale(survey, target))
     title = f"Grad-CAM of the low/high classifier; above: {label} observed, chance of high (red)    {sky}"
     return map_gallery(thirds, seen_part(images, run.size), maps, titles, "for low (blue), for high (red)", title)
@@ -391,9 +390,7 @@ class _Context:
     seed: int  # of every choice of galaxies and of random weights
     n: int  # galaxies whose maps are averaged
     draws: int  # random networks
-
-    @property
-    def label(self): return axis_label(self.target, label_scale(self.survey, self.target))
+    label: str  # of the target's axis
 
 # %% ../nbs/39_explain.ipynb #b717ba92
 _N_EXPLAINED = 200  # galaxies whose maps are averaged
@@ -415,7 +412,7 @@ def make_context(
     split = run.split_of(survey)
     return _Context(
         run, survey, split, target, run.targets.index(target), candidates(run, survey, split, target),
-        sky_name(survey), split.scored_as, seed, n, draws)
+        sky_name(survey), split.scored_as, seed, n, draws, axis_label(target, label_scale(survey, target)))
 
 # %% ../nbs/39_explain.ipynb #62afea7d
 def explain_features(c: _Context) -> tuple:  # numbers, figures, captions

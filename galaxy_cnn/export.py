@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from .files import Incomplete, InputError, atomic_path, write_json
-from .images import read_images
+from .images import CUTOUT_SIZE, read_images
 from .loaders import center_crop_or_pad
 from .models import Mish, dihedral_views
 from .run import CARD_FILE, Run, read_run
@@ -158,13 +158,9 @@ def export_onnx(
     file,  # ONNX file to write
 ) -> dict:  # max_difference [dex], n: pictures compared, columns
     "Write a Run as one ONNX file; `InputError` for a Run that it cannot hold, `Incomplete` where the file is not equal"
-    _check_extra()
     run = run if isinstance(run, Run) else read_run(run)
     file = Path(file)
-    if file.suffix != ".onnx": raise InputError(f"{file} must end in .onnx.")
-    if run.gp:
-        raise InputError(f"{run.path} has a Gaussian process beside its network, which ONNX cannot hold: "
-                         "train a Run without one (galaxy-cnn train ... --init none), or share the folder.")
+    _check_file(run, file)
     errors = ErrorModel.load(run.path)
     images = _pictures_to_compare(run)
     with atomic_path(file) as tmp:
@@ -174,6 +170,14 @@ def export_onnx(
             raise Incomplete(f"{file} was not written: its answers differ from the Run's by "
                              f"{report['max_difference']:.2g} dex where {PARITY:g} is allowed.")
     return report
+
+def _check_file(run, file):
+    "`InputError` for a Run that an ONNX file cannot hold, and for another name than one of such a file"
+    _check_extra()
+    if file.suffix != ".onnx": raise InputError(f"{file} must end in .onnx.")
+    if run.gp:
+        raise InputError(f"{run.path} has a Gaussian process beside its network, which ONNX cannot hold: "
+                         "train a Run without one (galaxy-cnn train ... --init none), or share the folder.")
 
 # %% ../nbs/43_export.ipynb #ea7ddd0e
 def _compare(run, errors, file, images):
@@ -187,11 +191,15 @@ def _compare(run, errors, file, images):
     return {"max_difference": worst, "n": len(images), "columns": list(found.columns)}
 
 def _pictures_to_compare(run, n=32):
-    "Some pictures of the Run's own Survey; random ones of 128 px where it is out of reach"
+    "Some pictures of the Run's own Survey; random ones as wide where it is out of reach"
     try: return read_images(image_sources(run.survey())[:n])
     except (InputError, FileNotFoundError):
-        rng = np.random.default_rng(0)
-        return rng.integers(0, 256, (n, 128, 128, 3), "uint8")
+        width, rng = _picture_width(run), np.random.default_rng(0)
+        return rng.integers(0, 256, (n, width, width, 3), "uint8")
+
+def _picture_width(run):
+    "Width of the pictures that a Run is for [px]"
+    return run.card["survey"].get("size") or CUTOUT_SIZE  # cards of before did not say
 
 # %% ../nbs/43_export.ipynb #345b26aa
 STRANGER = '''
@@ -219,7 +227,6 @@ _RUN_FILES = ("models", "gp.safetensors", "calibration.json", "detector.npz", "m
 def export_folder(
     run,  # a Run or its folder
     folder,  # new folder
-    onnx=None,  # file and report that `export_onnx` has made of this Run; None: made here
 ) -> dict:  # folder, and the report of `export_onnx` or None where a Gaussian process forbids the file
     "Copy a Run with model card, config and ONNX file, for the Hugging Face Hub or a colleague; nothing is uploaded"
     run = run if isinstance(run, Run) else read_run(run)
@@ -229,17 +236,10 @@ def export_folder(
         for name in _RUN_FILES: _copy(run.path / name, tmp / name)
         write_json(tmp / CARD_FILE, _without_paths(run.card))
         write_json(tmp / "config.json", _config(run))
-        report = None if run.gp else _into_folder(run, tmp / "model.onnx", onnx)
+        report = None if run.gp else export_onnx(run, tmp / "model.onnx")
         (tmp / "README.md").write_text(_model_card(run, report), encoding="utf-8")
         (tmp / "predict_onnx.py").write_text(STRANGER, encoding="utf-8")
     return {"folder": str(folder), "onnx": report}
-
-def _into_folder(run, file, made):
-    "The ONNX file, written here or copied from where it was made; its report"
-    if made is None: return export_onnx(run, file)
-    source, report = made
-    shutil.copyfile(source, file)
-    return report
 
 # %% ../nbs/43_export.ipynb #b53217d5
 @contextmanager
@@ -261,7 +261,8 @@ def _copy(source, target):
 def _without_paths(card):
     "Card without the places on the machine where the Run was trained"
     card = copy.deepcopy(card)
-    card["survey"]["path"] = Path(card["survey"]["path"]).name
+    for entry in (card["survey"], card.get("recalibration", {}).get("trained_on", {})):
+        if "path" in entry: entry["path"] = Path(entry["path"]).name
     card.pop("arguments", None)
     return card
 
@@ -279,7 +280,9 @@ def _config(run):
 def _model_card(run, report):
     "README.md of a shared model: YAML for the Hub, and what a reader must know before the first number"
     sky = "a mock sky" if run.card["survey"]["mock"] else "real galaxies"
-    n = run.trained_on["n"]
+    n, width = run.trained_on["n"], _picture_width(run)
+    kind = "Cutouts of SDSS's kind: gri as RGB, JPEG, 5.05 petroR90_r wide"
+    if run.recalibrated: kind = f"Pictures like those of “{run.card['survey']['name']}”"
     head = {
         "license": "apache-2.0", "library_name": "galaxy_cnn", "tags": ["astronomy", "galaxies", "metallicity"],
         "model-index": [{"name": f"{run.card['arch']} for {', '.join(run.targets)}", "results": _results(run, sky)}],
@@ -301,11 +304,11 @@ def _model_card(run, report):
 {onnx}
 
 ## What it must be given
-Cutouts of SDSS's kind: gri as RGB, JPEG, 5.05 petroR90_r wide, 128 x 128 px, of star-forming galaxies.
+{kind}, {width} x {width} px, of star-forming galaxies.
 
 ## What it must not be used for
-Pictures of other surveys or other stretches without a new calibration; galaxies without star formation, for which the number
-means nothing; pictures that `flag` marks. An error bar holds for galaxies like those of the training, on average.
+Pictures of another kind, such as of another survey or stretch, without a new calibration; galaxies without star formation,
+for which the number means nothing; pictures that `flag` marks. An error bar holds for galaxies like those of the training, on average.
 
 ## How good it is
 RMSE on galaxies that the training has not seen ({sky}): {_errors_in_words(run)}.
@@ -333,7 +336,9 @@ def export(
     "Write a Run for people without this package; raises `InputError` for a Run that the form cannot hold"
     if not (onnx or folder): raise InputError("Nothing to write: give --onnx FILE, --folder FOLDER, or both.")
     run = run if isinstance(run, Run) else read_run(run)
-    done = {}
-    if onnx: done["onnx"] = export_onnx(run, onnx)
-    if folder: done["folder"] = export_folder(run, folder, onnx and (onnx, done["onnx"]))
-    return done
+    if not folder: return {"onnx": export_onnx(run, onnx)}
+    if onnx: _check_file(run, Path(onnx))
+    done = {"folder": export_folder(run, folder)}
+    if not onnx: return done
+    with atomic_path(onnx) as tmp: shutil.copyfile(Path(folder) / "model.onnx", tmp)
+    return done | {"onnx": done["folder"]["onnx"]}

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['MIN_STEPS', 'MIXED', 'channel_statistics', 'image_statistics', 'CutoutImage', 'TargetSetup', 'pad_size',
            'galaxy_block', 'loader_table', 'default_batch_size', 'make_dls', 'free_memory', 'load_cutouts',
-           'center_crop_or_pad', 'dihedral', 'crop_each', 'random_crops', 'crop_and_normalize', 'CutoutDataset',
-           'InMemoryLoader', 'in_memory_dls', 'mixed_order', 'StreamedCutouts', 'StreamingLoader', 'streaming_dls']
+           'picture_hashes', 'center_crop_or_pad', 'dihedral', 'crop_each', 'random_crops', 'crop_and_normalize',
+           'CutoutDataset', 'InMemoryLoader', 'in_memory_dls', 'mixed_order', 'StreamedCutouts', 'StreamingLoader',
+           'streaming_dls']
 
 # %% ../nbs/23_loaders.ipynb #552f233a
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ from tqdm import tqdm
 
 from .files import InputError, read_ahead
 from .images import DECODERS, map_files, read_image, read_images, read_pixels, with_bytes
-from .processes import processes, rank
+from .processes import of_all, processes, rank
 from .survey import ROW_GROUP, image_sources, try_image
 
 # %% ../nbs/23_loaders.ipynb #3004ba7a
@@ -192,13 +194,15 @@ def free_memory(
 ) -> int:  # [bytes]
     "Memory that is free on a device, as far as this process may use it"
     if torch.device(device).type == "cuda": return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
+    return min(psutil.virtual_memory().available, _left_by_group())
+
+def _left_by_group(group=Path("/sys/fs/cgroup")):
+    "What the limit of a control group (a container, a job of a cluster) leaves [bytes]; infinite without one"
     try:
-        limit = int((group / "memory.max").read_text())
-        taken = int((group / "memory.current").read_text())
-    except (OSError, ValueError): return free  # no control group, or one without a limit
-    return min(free, limit - taken)
+        limit, taken = (int((group / f"memory.{what}").read_text()) for what in ("max", "current"))
+        numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError): return float("inf")
+    return limit - taken + int(numbers["inactive_file"])  # cached files, which make room
 
 # %% ../nbs/23_loaders.ipynb #58151ece
 def _fits_in_memory(
@@ -215,10 +219,11 @@ def load_cutouts(
     survey,
     device="cpu",  # where the pixels go if they fit there; otherwise they stay in memory
     workers=DECODERS,  # threads
+    streamed=False,  # they will be streamed, whatever memory there is: none is kept
 ) -> tuple:  # uint8 tensor [n, 3, size, size], zeros where a cutout has a problem; list of `Problem`
-    "Decode all cutouts of a Survey, and keep them where they fit into memory: `None` where they do not"
+    "Decode all cutouts of a Survey, and keep them where all processes have the memory for it: `None` where they do not"
     n, size = len(survey), survey.size
-    fits = _fits_in_memory(n, size)
+    fits = all(of_all(not streamed and _fits_in_memory(n, size)))
     planes = np.zeros((n if fits else 0, 3, size, size), np.uint8)
     sources = image_sources(survey)
     row = {file: i for i, file in enumerate(survey.image_files)}
@@ -234,6 +239,16 @@ def load_cutouts(
     pixels = torch.from_numpy(planes)
     if _fits_in_memory(n, size, device): pixels = pixels.to(device)
     return pixels, problems
+
+# %% ../nbs/23_loaders.ipynb #27d4ae54
+def picture_hashes(
+    survey,
+    pixels=None,  # uint8 tensor [n, 3, size, size] of `load_cutouts`; None: the files are read
+) -> list:  # of bytes [n]
+    "Hash of the pixels of each cutout, equal for equal pictures"
+    def digest(planes): return blake2b(planes.tobytes(), digest_size=16).digest()
+    if pixels is not None: return [digest(image.cpu().numpy()) for image in pixels]
+    return list(map_files(lambda file: digest(read_image(file).transpose(2, 0, 1)), image_sources(survey)))
 
 # %% ../nbs/23_loaders.ipynb #0bdd2f72
 def center_crop_or_pad(

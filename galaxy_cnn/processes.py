@@ -57,10 +57,10 @@ def work_for_parent():
         else: say("done", result)
 
 def _read_calls(calls):
-    "Put calls, as bytes, into a queue; at the end of the input end this process"
+    "Put calls, as bytes, into a queue; at the end of the input, which may be in the middle of a call, end this process"
     try:
         while True: calls.put(pickle.load(sys.stdin.buffer))
-    except EOFError: os._exit(0)
+    except (EOFError, pickle.UnpicklingError): os._exit(0)
 
 # %% ../nbs/19_processes.ipynb #2763be11
 def _portable(error):
@@ -126,10 +126,11 @@ def call_in_processes(
     return [results[i] for i in range(len(calls))]
 
 def _end(worker):
-    "Close a worker's life line"
+    "Close a worker's life line, and the pipe of its answers"
     try: worker.stdin.close()
     except BrokenPipeError: pass  # it was dead before it had read all
     worker.wait()
+    worker.stdout.close()
 
 # %% ../nbs/19_processes.ipynb #7d2a89d7
 def _group():

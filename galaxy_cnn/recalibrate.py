@@ -22,12 +22,13 @@ from scipy.spatial import cKDTree
 
 from .evaluate import score_intervals
 from .files import Incomplete, InputError, file_hash, versions, write_json
-from .label_scales import check_same_scale, on_scale, scales_of
+from .label_scales import check_same_scale, not_converted, on_scale, scales_of
+from .loaders import picture_hashes
 from .metrics import coverage, rmse
 from .run import CARD_FILE, HISTORY_FILE, Run, read_run
 from .splits import Split, same_galaxies, sky_vectors
 from .survey import Survey, column_of, describe, image_sources, read_survey, validate
-from .train import fit_error_model, picture_hashes, train
+from .train import fit_error_model, train
 from .uncertainty import ErrorModel
 
 # %% ../nbs/45_recalibrate.ipynb #cf0cbf10
@@ -128,7 +129,7 @@ def trained_on(
 def labeled_galaxies(
     run: Run,
     survey: Survey,
-    drop_bad=False,  # leave out galaxies with an impossible label or an unreadable cutout, instead of refusing
+    drop_bad=False,  # leave out impossible labels, unreadable cutouts and what is not star-forming; else refuse
 ) -> tuple:  # Survey of those that can teach; how many were left out because the Run knows them
     "Galaxies of a Survey with labels that a Run has not seen; `InputError` where there are fewer than `LEAST_LABELS`"
     labels = np.stack([survey.target(t) for t in run.targets], 1)
@@ -144,7 +145,7 @@ def labeled_galaxies(
     columns = ", ".join(column_of(t) for t in run.targets)
     which = f", {seen.sum()} of which {run.path} was trained on" if seen.any() else ""
     raise InputError(f"{survey.path} has {len(labeled)} labeled galaxies ({columns}){which}: a recalibration needs "
-                     f"at least {LEAST_LABELS} that the Run has not seen; give more labels.")
+                     f"at least {LEAST_LABELS} that the Run has not seen; give more labels.{not_converted(survey)}")
 
 # %% ../nbs/45_recalibrate.ipynb #0e7b838e
 FINE_TUNING_LABELS = 100  # below, fine-tuning is tried only if it is asked for
@@ -157,7 +158,9 @@ def _fine_tuned(run, galaxies, out, seed, device):
     try:
         tuned = train(galaxies, out, targets=run.targets, init=run, folds=_FOLDS, gp=bool(run.gp), size=run.size,
                       seed=seed, split_by="random", device=device, calibrate=False, quiet=True)
-    except Incomplete: raise Incomplete(_NOT_TUNED) from None  # that one could be resumed, this folder goes
+    except Incomplete as e:
+        reason = str(e).rsplit(". ", 1)[0]  # without the sentence on how to go on, for this folder goes
+        raise Incomplete(f"{reason}. {_NOT_TUNED}") from None
     return tuned, tuned.predict(galaxies).mean
 
 # %% ../nbs/45_recalibrate.ipynb #e1e0bc1c
@@ -274,7 +277,7 @@ def recalibrate(
     method: str = "auto",  # correct by nothing (intervals alone), offset, line, fine-tuning; auto: the best of a cross-validation
     seed: int = 0,  # of the folds, and of fine-tuning
     device: str = "auto",  # for fine-tuning: cpu, cuda, cuda:1 ...; auto: a GPU where there is one
-    drop_bad: bool = False,  # leave out galaxies with an impossible label or an unreadable cutout, instead of refusing
+    drop_bad: bool = False,  # leave out impossible labels, unreadable cutouts and what is not star-forming; else refuse
     scale: str | None = None,  # convert metallicities to the Run's T04, O3N2, N2 or D02; survey.json says from which
 ) -> Run:
     "Correct a Run for pictures of another kind by labeled galaxies; `InputError` for wrong input"
@@ -300,7 +303,7 @@ def recalibrate(
         after = new.predict(galaxies)
         true = np.stack([galaxies.target(t) for t in run.targets], 1)
         done["coverage_90"] = _coverage_90(run, true, parent, after)
-        done["sentence"] = summary_sentence(done)
+        done["sentence"] = summary_sentence(done) + not_converted(survey)
         write_json(folder / CARD_FILE, card)
         fit_error_model(new, galaxies, after, seed)
         folder.rename(out)

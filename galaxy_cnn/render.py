@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from .catalogs import read_catalog
+from .catalogs import as_numbers, catalog_files, read_catalog
 from .files import Incomplete, InputError, atomic_path, read_json
 from .images import CUTOUT_SIZE, FIELD_R90, SDSS_PIXEL, image_ending
 from .literature import REDDENING
@@ -45,26 +45,36 @@ class Planes:
 _NOT_FLUX = re.compile(r"ivar|invvar|weight|wht|mask|var|sigma|err|psf|dq|nexp", re.I)
 _ZERO_POINTS = ("MAGZERO", "MAGZPT", "MAGZP", "PHOTZP", "ZEROPNT", "MAG0")  # [mag] keywords of various pipelines
 
-def _zero_point(header, given, file):
+def _number(header, key, plane):
+    "Number that a header has under a keyword"
+    try: return float(header[key])
+    except (TypeError, ValueError):
+        raise InputError(f"{plane} has {key} = {header[key]!r}, which is no number: give the zero point.") from None
+
+def _zero_point(header, given, plane):
     "Magnitude of one count: as it is given, or as the header says"
     if given is not None: return given
     if "nanomag" in str(header.get("BUNIT", "")).lower(): return 22.5
-    if header.get("FLUXMAG0", 0) > 0: return 2.5 * np.log10(header["FLUXMAG0"])
-    found = next((header[key] for key in _ZERO_POINTS if key in header), None)
+    flux = _number(header, "FLUXMAG0", plane) if "FLUXMAG0" in header else 0
+    if flux > 0: return 2.5 * np.log10(flux)
+    found = next((key for key in _ZERO_POINTS if key in header), None)
     if found is None:
-        raise InputError(f"{file} does not say what a count is worth: give the zero point (22.5 for nanomaggies).")
-    return float(found)
+        raise InputError(f"{plane} does not say what a count is worth: give the zero point (22.5 for nanomaggies).")
+    return _number(header, found, plane)
 
 # %% ../nbs/17_render.ipynb #12aabf03
-def _pixel_scale(header, given, file):
+def _pixel_scale(header, given, plane):
     "Width of a pixel [arcsec]: as it is given, or from the header's astrometry"
     if given is not None: return given
-    sky = WCS(header).celestial
+    try: sky = WCS(header).celestial
+    except ValueError as e:
+        reason = " ".join(str(e).split())
+        raise InputError(f"{plane} has astrometry that is not understood ({reason}): give the pixel scale.") from None
     if not sky.has_celestial:
-        raise InputError(f"{file} does not say how large a pixel is: give the pixel scale [arcsec].")
+        raise InputError(f"{plane} does not say how large a pixel is: give the pixel scale [arcsec].")
     width, height = 3600 * proj_plane_pixel_scales(sky)
     if abs(width / height - 1) > 0.01:
-        raise InputError(f"{file} has pixels of {width:.3f} x {height:.3f} arcsec: resample it to square ones.")
+        raise InputError(f"{plane} has pixels of {width:.3f} x {height:.3f} arcsec: resample it to square ones.")
     return float(np.sqrt(width * height))
 
 # %% ../nbs/17_render.ipynb #e679c319
@@ -84,21 +94,21 @@ def _bands_in(header, given, count, file):
 
 # %% ../nbs/17_render.ipynb #b59dcee1
 def _planes_by_band(hdus, bands, file):
-    "Letter -> image [..., H, W], and the header that describes them, from an open FITS file"
+    "Letter -> image [..., H, W] and the header that describes it, from an open FITS file"
     images = [h for h in hdus if h.is_image and h.data is not None and not _NOT_FLUX.search(h.name)]
     if not images: raise InputError(f"{file} holds no image.")
-    header = images[0].header
     flat = [h for h in images if h.data.ndim == 2]
     if len(flat) == len(images):
         letters = [_band_of(h) for h in flat]
-        if "" in letters or len(set(letters)) < len(letters): letters = _bands_in(header, bands, len(flat), file)
-        return {letter: h.data for letter, h in zip(letters, flat)}, header
-    cube = images[0].data
+        silent = "" in letters or len(set(letters)) < len(letters)
+        if bands or silent: letters = _bands_in(images[0].header, bands, len(flat), file)
+        return {letter: (h.data, h.header) for letter, h in zip(letters, flat)}
+    cube, header = images[0].data, images[0].header
     if cube.ndim not in (3, 4): raise InputError(f"{file} holds an image of shape {cube.shape}, not three planes.")
     # the axis of the bands is the short one: first, or last
     if cube.shape[-1] < min(cube.shape[-3:-1]): cube = np.moveaxis(cube, -1, -3)
     letters = _bands_in(header, bands, cube.shape[-3], file)
-    return {letter: cube[..., k, :, :] for k, letter in enumerate(letters)}, header
+    return {letter: (cube[..., k, :, :], header) for k, letter in enumerate(letters)}
 
 # %% ../nbs/17_render.ipynb #e39e716f
 _MOST_GAPS = 0.05  # share of pixels that may be missing
@@ -114,6 +124,35 @@ def _without_gaps(flux, file):
     if np.isfinite(filled).all(): return filled
     raise InputError(f"{file} has a gap that is too wide to be filled from around it.")
 
+# %% ../nbs/17_render.ipynb #fa649e67
+def _flux_in(hdus, file, bands=None, zeropoint=None, pixel_scale=None, flux_pixel=None):
+    "Surface brightness [n, 3, H, W] of the galaxies in an open FITS file, in i, r, g, and their pixel [arcsec]"
+    if any("BSOFTEN" in h.header for h in hdus):
+        raise InputError(f"{file} is asinh-scaled (BSOFTEN in its header): convert it to linear fluxes first.")
+    found = _planes_by_band(hdus, bands, file)
+    lacking = [band for band in "irg" if band not in found]
+    if lacking: raise InputError(f"{file} holds the bands {', '.join(found)}: {', '.join(lacking)} is missing.")
+    shapes = {found[band][0].shape for band in "irg"}
+    if len(shapes) > 1:
+        raise InputError(f"{file} has planes of different shapes: {', '.join(map(str, sorted(shapes)))}.")
+    headers = {f"The {band} plane of {file}": found[band][1] for band in "irg"}
+    pixels = [_pixel_scale(header, pixel_scale, plane) for plane, header in headers.items()]
+    if max(pixels) > 1.001 * min(pixels):
+        raise InputError(f"{file} has planes with pixels of {min(pixels):.3f} and {max(pixels):.3f} arcsec: "
+                         "resample them to one grid.")
+    points = np.array([_zero_point(header, zeropoint, plane) for plane, header in headers.items()])
+    worth = 10 ** (0.4 * (22.5 - points)) / (flux_pixel or pixels[0]) ** 2
+    flux = worth[:, None, None] * np.stack([found[band][0] for band in "irg"], axis=-3).astype("float64")
+    return flux if flux.ndim == 4 else flux[None], pixels[0]
+
+def _read_flux(file, **options):
+    "`_flux_in` of a file; `InputError` if it is none or lacks something"
+    try:
+        with fits.open(file, memmap=False) as hdus: return _flux_in(hdus, file, **options)
+    except InputError: raise
+    except (OSError, ValueError, TypeError, fits.VerifyError) as e:
+        raise InputError(f"{file} cannot be read as FITS: {e}.") from None
+
 # %% ../nbs/17_render.ipynb #7f7035f8
 def read_planes(
     file,  # FITS: [3, H, W], [H, W, 3] or an extension for each band; with one more axis in front, many galaxies
@@ -123,23 +162,9 @@ def read_planes(
     flux_pixel: float | None = None,  # pixel that a count is of [arcsec], 0.262 for the Legacy Surveys; None: its own
 ) -> list:  # of `Planes`, one for each galaxy
     "Planes of a FITS file; `InputError` says in a sentence what they lack"
-    try:
-        with fits.open(file, memmap=False) as hdus:
-            if any("BSOFTEN" in h.header for h in hdus):
-                raise InputError(f"{file} is asinh-scaled (BSOFTEN in its header): convert it to linear fluxes first.")
-            found, header = _planes_by_band(hdus, bands, file)
-    except InputError: raise
-    except (OSError, ValueError, TypeError) as e: raise InputError(f"{file} cannot be read as FITS: {e}.") from None
-    lacking = [band for band in "irg" if band not in found]
-    if lacking: raise InputError(f"{file} holds the bands {', '.join(found)}: {', '.join(lacking)} is missing.")
-    shapes = {found[band].shape for band in "irg"}
-    if len(shapes) > 1:
-        raise InputError(f"{file} has planes of different shapes: {', '.join(map(str, sorted(shapes)))}.")
-    pixel = _pixel_scale(header, pixel_scale, file)
-    worth = 10 ** (0.4 * (22.5 - _zero_point(header, zeropoint, file))) / (flux_pixel or pixel) ** 2
-    flux = worth * np.stack([found[band] for band in "irg"], axis=-3).astype("float64")
-    galaxies = flux if flux.ndim == 4 else flux[None]
-    return [Planes(_without_gaps(planes, file), pixel) for planes in galaxies]
+    options = dict(bands=bands, zeropoint=zeropoint, pixel_scale=pixel_scale, flux_pixel=flux_pixel)
+    flux, pixel = _read_flux(file, **options)
+    return [Planes(_without_gaps(planes, file), pixel) for planes in flux]
 
 # %% ../nbs/17_render.ipynb #9625c4fb
 def deredden(
@@ -286,34 +311,57 @@ def _sources(source, catalog, options):
                 yield row, found[0]
             except InputError as e: yield row, e
         return
-    cube = read_planes(source, **options)
+    cube, pixel = _read_flux(source, **options)
     if len(cube) != len(catalog):
         raise InputError(f"{source} holds {len(cube)} galaxies, the catalog {len(catalog)}: they must be in one order.")
-    yield from zip(catalog.to_dict("records"), cube)
+    for row, flux in zip(catalog.to_dict("records"), cube):
+        try: yield row, Planes(_without_gaps(flux, source), pixel)
+        except InputError as e: yield row, e
 
 def _catalog_of(source, folder):
     "The catalog in a folder; without one, the ids that are the names of the FITS files"
-    if folder is not None: return read_catalog(folder)[0]
+    if folder is not None: return _with_numbers(read_catalog(folder)[0], folder)
+    if not source.is_dir(): raise InputError(f"{source} holds all galaxies in one file: give their ids with --catalog.")
     ids = [int(name) for name in _fits_files(source) if name.isascii() and name.isdigit()]
     if not ids: raise InputError(f"{source} holds no FITS files named by objID: give a catalog.")
+    if max(ids) >= 2**63: raise InputError(f"{source} holds a file {max(ids)}: an objID is below 2^63; rename it.")
     return pd.DataFrame({"objID": np.array(ids, "int64")})
 
-def _downloaded(source):
-    "What the survey.json of downloaded planes says of them; empty for any other source"
-    card = source / "survey.json"
-    info = read_json(card) if card.is_file() else {}
-    return info if isinstance(info, dict) and "flux_pixel" in info else {}
+_SEEING = ["psf_fwhm_i", "psf_fwhm_r", "psf_fwhm_g"]
+
+def _with_numbers(table, folder):
+    "Catalog in which what rendering needs is a number, or NaN: missing, or negative as the codes for that are"
+    names = [name for name in ("petroR90_r", "ebv", *_SEEING) if name in table]
+    found = {name: as_numbers(table[name], name, folder) for name in names}
+    return table.assign(**{name: v.where(v.between(0, np.inf, inclusive="left")) for name, v in found.items()})
 
 def _with_seeing(table, about):
     "Catalog in which the survey's median seeing stands where it has none"
     median = {f"psf_fwhm_{band}": width for band, width in about.get("psf_fwhm", {}).items()}
-    return table if set(median) <= set(table) else table.assign(**median)
+    return table.assign(**{name: table[name].fillna(w) if name in table else w for name, w in median.items()})
+
+def _described(folder):
+    "What a survey.json says of a folder; empty without one"
+    card = folder / "survey.json"
+    info = read_json(card) if card.is_file() else {}
+    return info if isinstance(info, dict) else {}
+
+def _downloaded(source):
+    "The same of downloaded planes; empty for any other source"
+    info = _described(source)
+    return info if "flux_pixel" in info else {}
+
+def _check_out(source, out):
+    "`InputError` for a folder that holds the planes, or a Survey that was not made of them"
+    taken = catalog_files(out) and _described(out).get("planes") != source.name
+    if taken or out.resolve() == source.resolve():
+        raise InputError(f"{out} holds what is no rendering of {source}: give another --out.")
 
 # %% ../nbs/17_render.ipynb #46974e24
 def _known(row, name):
-    "A positive number of a row, or None"
-    value = row.get(name)
-    return float(value) if value is not None and np.isfinite(value) and value > -1 else None
+    "A number of a row, None where it is missing"
+    value = row.get(name, np.nan)
+    return None if np.isnan(value) else float(value)
 
 def _render_row(row, planes, size, add_noise):
     "Cutout of a galaxy, its R90 [arcsec], and whether g outshines i within it"
@@ -346,16 +394,17 @@ def render_survey(
     "Render planes as SDSS would show them; `Incomplete` after the work where some galaxies could not be rendered"
     source, out = Path(source), Path(out)
     if not source.exists(): raise FileNotFoundError(f"{source} does not exist.")
+    _check_out(source, out)
     about = _downloaded(source)
     catalog = catalog or (source if about else None)
-    known = _catalog_of(source, catalog)
-    table = _with_seeing(known, about)
+    table = _catalog_of(source, catalog)
     asked = dict(bands=bands, zeropoint=zeropoint, pixel_scale=pixel_scale, flux_pixel=flux_pixel)
     options = {k: about.get(k) if v is None else v for k, v in asked.items()}
     folder = source / "images" if about else source
     (out / "images").mkdir(parents=True, exist_ok=True)
     done, failures, blue = [], [], 0
-    for row, planes in tqdm(_sources(folder, table, options), "rendering", len(table), delay=2):
+    galaxies = _sources(folder, _with_seeing(table, about), options)
+    for row, planes in tqdm(galaxies, "rendering", len(table), delay=2):
         try: cutout, r90, g_outshines_i = _render_row(row, planes, size, add_noise)
         except InputError as e:
             failures.append((row["objID"], str(e)))
@@ -363,34 +412,47 @@ def render_survey(
         with atomic_path(out / "images" / f"{row['objID']}.jpg") as tmp: tmp.write_bytes(to_jpeg(cutout))
         done.append(row | {"petroR90_r": r90})
         blue += bool(g_outshines_i)
+    if not done: raise InputError(f"Nothing of {source} could be rendered: {failures[0][1]}")
     options |= {"size": size, "add_noise": add_noise}
-    summary = _finish(out, table, done, failures, blue, source, options)
-    if table is not known: summary["notes"].append(f"The seeing was taken as the survey's median: {about['psf_fwhm']}.")
-    return summary
+    write_survey(out, pd.DataFrame(done), _provenance(source, catalog, options))
+    _list_failures(out, failures, len(table))
+    return {"n": len(done), "notes": list(_notes(table, about, blue, len(done)))}
 
 # %% ../nbs/17_render.ipynb #4c544902
-def _finish(out, table, done, failures, blue, source, options):
-    "Write the Survey, and say what was not known and what failed"
-    if not done: raise InputError(f"Nothing of {source} could be rendered: {failures[0][1]}")
+def _provenance(source, catalog, options):
+    "Content of survey.json; the scale of the labels is the catalog's"
     given = {name: str(value) for name, value in options.items() if value is not None}
     origin = _downloaded(source)
     info = {"source": "mock" if origin.get("source") == "mock" else "rendered", "planes": source.name,
             "bands": "R = i, G = r, B = g", "options": given, "size": options["size"],
             "scale": "2 petroR90_r / 0.396 / 128 arcsec/px at 128 px: a field of 5.05 petroR90_r"}
     info |= {k: origin[k] for k in ("credit", "licence", "acknowledgment") if k in origin}
-    write_survey(out, pd.DataFrame(done), info)
-    if failures:
-        file = out / "render.errors.csv"
-        with atomic_path(file) as tmp: pd.DataFrame(failures, columns=["objID", "error"]).to_csv(tmp, index=False)
-        raise Incomplete(f"{out} holds {len(done)} cutouts; {len(failures)} of {len(table)} galaxies could not be "
-                         f"rendered, listed in {file}: {failures[0][1]}")
-    return {"n": len(done), "notes": list(_notes(table, blue, len(done)))}
+    labels = _described(Path(catalog)).get("labels") if catalog else None
+    return info | {"labels": labels} if labels else info
 
-def _notes(table, blue, n):
+def _list_failures(out, failures, n):
+    "Write down what could not be rendered, and say so by `Incomplete`"
+    file = out / "render.errors.csv"
+    file.unlink(missing_ok=True)  # of a rendering before
+    if not failures: return
+    with atomic_path(file) as tmp: pd.DataFrame(failures, columns=["objID", "error"]).to_csv(tmp, index=False)
+    raise Incomplete(f"{out} holds {n - len(failures)} cutouts; {len(failures)} of {n} galaxies could not be "
+                     f"rendered, listed in {file}: {failures[0][1]}")
+
+def _lacking(table, *names):
+    "Words for the galaxies that lack a number: '' for all, None for none"
+    k, n = int(table.reindex(columns=names).isna().any(axis=1).sum()), len(table)
+    if not k: return None
+    return "" if k == n else f" for {k} of {n} galaxies"
+
+def _notes(table, about, blue, n):
     "Sentences on what was not known"
-    if "petroR90_r" not in table: yield "petroR90_r was measured on the planes: the catalog does not have it."
-    if "ebv" not in table: yield "The Galaxy's dust was left: the catalog has no ebv."
-    if not all(f"psf_fwhm_{band}" in table for band in "gri"):
-        yield "The seeing was left as it is: the catalog has no psf_fwhm_g, _r and _i."
+    small, dusty, blurred = _lacking(table, "petroR90_r"), _lacking(table, "ebv"), _lacking(table, *_SEEING)
+    if small is not None: yield f"petroR90_r was measured on the planes{small}: the catalog does not have it."
+    if dusty is not None: yield f"The Galaxy's dust was left{dusty}: the catalog has no ebv."
+    if blurred is not None and "psf_fwhm" in about:
+        yield f"The seeing was taken as the survey's median{blurred}: {about['psf_fwhm']}."
+    elif blurred is not None:
+        yield f"The seeing was left as it is{blurred}: the catalog has no psf_fwhm_g, _r and _i."
     if blue > n / 2:
         yield f"g outshines i in {blue} of {n} galaxies, which it hardly ever does: are the bands in this order?"

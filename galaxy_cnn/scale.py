@@ -40,10 +40,19 @@ def check_scale():
     if missing: raise InputError(f"This needs {', '.join(missing)}: pip install 'galaxy_cnn[scale]'.")
 
 # %% ../nbs/44_scale.ipynb #f6256c0f
-def _cells(catalog, sizes, most):
+def _spatial_index(table, where):
+    "HEALPix cell of order 29 of each galaxy of a table; `InputError` for one that is nowhere on the sky"
+    from hats.pixel_math import compute_spatial_index
+    nowhere = ~(table["ra"].between(-360, 360) & table["dec"].between(-90, 90)).to_numpy()
+    if nowhere.any():
+        first = table["objID"].iloc[int(np.argmax(nowhere))]
+        raise InputError(f"{where} has {nowhere.sum()} galaxies whose ra and dec [deg] are no position, the first is "
+                         f"objID {first}: leave them out of the catalog.")
+    return compute_spatial_index(table["ra"].to_numpy(), table["dec"].to_numpy())
+
+def _cells(index, sizes, most):
     "Cells of HEALPix and the rows of the catalog in each, so that none holds more than `most` bytes where that is possible"
-    from hats.pixel_math import HealpixPixel, compute_spatial_index, generate_alignment
-    index = compute_spatial_index(catalog["ra"].to_numpy(), catalog["dec"].to_numpy())
+    from hats.pixel_math import HealpixPixel, generate_alignment
     fine = index >> 2 * (29 - _ORDER)
     total = 12 * 4**_ORDER
     weights = np.bincount(fine, sizes, total).astype("int64")
@@ -51,7 +60,7 @@ def _cells(catalog, sizes, most):
     coarse = generate_alignment(counts, _ORDER, 0, max(most, int(weights.max())), True, None, weights)
     found = {}
     for row in np.argsort(index, kind="stable"): found.setdefault(coarse[fine[row]][:2], []).append(row)
-    return {HealpixPixel(int(order), int(cell)): rows for (order, cell), rows in found.items()}, index
+    return {HealpixPixel(int(order), int(cell)): rows for (order, cell), rows in found.items()}
 
 # %% ../nbs/44_scale.ipynb #8d2df7c4
 def survey_to_hats(
@@ -66,7 +75,8 @@ def survey_to_hats(
     if not survey.has("ra", "dec"): raise InputError(f"{survey.path} has no ra and dec: HATS divides the sky by them.")
     files = survey.image_files
     sizes = [os.stat(f).st_size if os.path.exists(f) else 0 for f in files]
-    cells, index = _cells(survey.catalog, sizes, int(partition_mb * 1e6))
+    index = _spatial_index(survey.catalog, survey.path)
+    cells = _cells(index, sizes, int(partition_mb * 1e6))
     catalog = survey.catalog.drop(columns=HEALPIX, errors="ignore")
     catalog = catalog.rename(columns={"image": free_name("catalog_image", catalog)})
     schema = pa.Schema.from_pandas(catalog, preserve_index=False)  # of all: in a partition a column may be empty
@@ -130,6 +140,7 @@ def hats_to_survey(
     check_scale()
     catalog = _main_catalog(catalog)
     files = _partitions(catalog)
+    for file in files.values(): _check_columns(file, ["objID", "image"])
     mark = {"catalog": str(Path(catalog).absolute()), "bytes": sum(f.stat().st_size for f in files.values())}
     out = _check_mark(out, mark, "the Survey of another HATS catalog")
     for file in tqdm(files.values(), "writing pictures", delay=2, leave=False):
@@ -139,8 +150,7 @@ def hats_to_survey(
         for file in files.values():
             kept = [c for c in pq.read_schema(file).names if c not in (HEALPIX, "image")]
             yield pq.read_table(file, columns=kept).to_pandas(integer_object_nulls=True)
-    properties = _properties(catalog)
-    write_survey_parts(out, parts, json.loads(properties.get("galaxy_cnn_survey", "{}")) or {"source": str(catalog)})
+    write_survey_parts(out, parts, _survey_info(catalog) or {"source": str(catalog)})
     (out / _MARK).unlink()
     return read_survey(out)
 
@@ -175,11 +185,19 @@ def _stream(file, rows, columns):
     yield from parquet.iter_batches(rows, columns=columns)
     if not parquet.metadata.num_rows: yield pa.RecordBatch.from_pylist([], parquet.read(columns=columns).schema)
 
-def _properties(catalog):
-    "Entries of hats.properties that this package wrote"
-    lines = (Path(catalog) / "hats.properties").read_text(encoding="utf-8").splitlines()
-    pairs = (line.split("=", 1) for line in lines if line.startswith("galaxy_cnn"))
-    return {key.strip(): value.replace("\\:", ":").replace("\\=", "=").strip() for key, value in pairs}
+def _check_columns(file, needed):
+    "`InputError` for a partition that is damaged or lacks a column"
+    try: columns = pq.read_schema(file).names
+    except pa.ArrowInvalid: raise InputError(f"{file} is no Parquet file, or not a whole one: write or fetch it again.") from None
+    missing = [c for c in needed if c not in columns]
+    if missing: raise InputError(f"{file} has no column {', '.join(missing)}: needed are {', '.join(needed)}.")
+
+def _survey_info(catalog):
+    "What the Survey said of itself that a HATS catalog was made of; an empty dict for a catalog of others"
+    from jproperties import Properties
+    properties = Properties(process_escapes_in_values=False)  # as hats writes them
+    properties.load((catalog / "hats.properties").read_bytes(), "utf-8")
+    return json.loads(properties.properties.get("galaxy_cnn_survey", "{}"))
 
 # %% ../nbs/44_scale.ipynb #aef58412
 def picture_bytes(
@@ -249,17 +267,16 @@ def predict_partition(
     path,  # folder of the Run, as str
     fingerprint,  # from `prediction_fingerprint`
     tta=True,
+    bs=256,  # pictures in a batch
     rows=1024,  # in memory at a time
 ) -> dict:  # n: rows, errors: rows without a prediction, computed: whether it was not there
     "Predict for a partition unless that is done; the file is whole or absent, and memory does not depend on its size"
     source, target = Path(source), Path(target)
     known = {"fingerprint": fingerprint, "source": file_hash(source)}
     if made_of(target) == known: return {**_count(read_census(target)), "computed": False}
-    columns = pq.read_schema(source).names
     needed = [HEALPIX, *_KEPT, "image"]
-    missing = [c for c in needed if c not in columns]
-    if missing: raise InputError(f"{source} has no column {', '.join(missing)}: predictions need {', '.join(needed)}.")
-    predictor, census = _loaded(path, fingerprint, tta), Census()
+    _check_columns(source, needed)
+    predictor, census = _loaded(path, fingerprint, tta, bs), Census()
     batches = _stream(source, rows, needed)
     write_part(target, (_predict_batch(predictor, batch, source, census) for batch in batches), known, census)
     return {**_count(census), "computed": True}
@@ -269,10 +286,8 @@ def _count(census): return {"n": census.rows, "errors": census.errors}
 # %% ../nbs/44_scale.ipynb #de354738
 def _predict_batch(predictor, batch, source, census):
     "Arrow table of predictions for a batch of rows"
-    from hats.pixel_math import compute_spatial_index
     frame = batch.to_pandas(types_mapper={pa.binary(): pd.ArrowDtype(pa.binary())}.get).set_index(HEALPIX)
-    cells = compute_spatial_index(frame["ra"].to_numpy(), frame["dec"].to_numpy())
-    if not np.array_equal(cells, frame.index):
+    if not np.array_equal(_spatial_index(frame, source), frame.index):
         raise InputError(f"{source} has galaxies whose {HEALPIX} is not that of their ra and dec: write the catalog again.")
     table = _predict_frame(predictor, frame, census).reset_index()
     return pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
@@ -298,8 +313,9 @@ def _engine(scheduler, workers):
 
 def _devices():
     "Names of the CUDA devices that this process may use, as the environment variable has them"
+    n = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
+    return named.split(",")[:n] if named else [str(k) for k in range(n)]  # -1 ends the list
 
 def _cluster(devices, workers=None):
     "A cluster of single-threaded processes: one for each device, which is the only one that it sees; else one for each core"
@@ -319,8 +335,9 @@ def predict_hats(
     catalog,  # folder of a HATS catalog, or of a collection, with objID, ra, dec and a column `image`
     out,  # folder of the HATS catalog of predictions; the same call goes on where it ended
     tta: bool = True,  # average the eight flips and quarter turns (the dihedral group) of each cutout
-    scheduler: str | None = None,  # address of a Dask scheduler; None: a cluster on this machine
-    workers: int | None = None,  # processes of the cluster on this machine; None: one for each core
+    bs: int = 256,  # cutouts in a batch
+    scheduler: str | None = None,  # for a HATS catalog: address of a Dask scheduler; None: a cluster on this machine
+    workers: int | None = None,  # processes of that cluster; None: one for each GPU, or each core where there is none
     accept_shift: bool = False,  # it is known that the pictures differ from the training's: no failure, still a note
 ) -> dict:  # n, errors: rows without a prediction, partitions, computed: partitions that were not there, notes
     """Predict for a HATS catalog, a partition a task; raises `Incomplete` after the work where partitions or rows failed,
@@ -335,20 +352,20 @@ def predict_hats(
                       "predictions of another model, of other options or of another catalog")
     targets = {cell: out / file.relative_to(catalog) for cell, file in sources.items()}
     with _engine(scheduler, workers) as client:
-        done, failed = _predict_partitions(client, sources, targets, path, fingerprint, tta)
-    if failed: raise Incomplete(_undone(catalog, done, failed))
-    census, notes, shift = _finish(TablePredictor(read_run(path), tta), out, catalog, sources, fingerprint)
+        done, failed = _predict_partitions(client, sources, targets, path, fingerprint, tta, bs)
+    if failed: raise _undone(catalog, done, failed)
+    census, notes, shift = _finish(TablePredictor(read_run(path), tta, bs), out, catalog, sources, fingerprint)
     check_prediction(out, census, notes, shift, accept_shift, "its column error")
     computed = sum(d["computed"] for d in done.values())
     return {**_count(census), "partitions": len(done), "computed": computed, "notes": [*notes, *shift]}
 
 # %% ../nbs/44_scale.ipynb #ce921d99
-def _predict_partitions(client, sources, targets, path, fingerprint, tta):
+def _predict_partitions(client, sources, targets, *arguments):
     "What `predict_partition` says of each cell, and the exceptions of those that failed"
     from distributed import as_completed
     done, failed = {}, {}
-    tasks = {client.submit(predict_partition, str(sources[c].absolute()), str(targets[c].absolute()), path,
-                           fingerprint, tta, pure=False): c for c in sources}
+    tasks = {client.submit(predict_partition, str(sources[c].absolute()), str(targets[c].absolute()), *arguments,
+                           pure=False): c for c in sources}
     for task in tqdm(as_completed(tasks), "predicting", len(tasks), delay=2):
         cell, error = tasks[task], task.exception()
         if error: failed[cell] = error
@@ -357,10 +374,12 @@ def _predict_partitions(client, sources, targets, path, fingerprint, tta):
     return done, failed
 
 def _undone(catalog, done, failed):
-    "Sentence on partitions that could not be predicted"
+    "What to raise for partitions that could not be predicted: `InputError` where all of them are wrong input"
     cell, error = next(iter(failed.items()))
-    return (f"{len(failed)} of {len(failed) + len(done)} partitions of {catalog} are not done, the first "
-            f"{cell}: {' '.join(str(error).split())} The same command goes on with them.")
+    if not done and all(isinstance(e, InputError) for e in failed.values()): return error
+    return Incomplete(
+        f"{len(failed)} of {len(failed) + len(done)} partitions of {catalog} are not done, the first "
+        f"{cell}: {' '.join(str(error).split())} When that is mended, the same command goes on with them.")
 
 def _finish(predictor, out, catalog, sources, fingerprint):
     "Make a catalog of the partitions; their census, and sentences on what their pictures are"

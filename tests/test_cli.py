@@ -132,6 +132,18 @@ def test_predicting_in_spite_of_broken_files_ends_with_1(capsys, sky, run, tmp_p
     assert not (tmp_path / "t.errors.csv").exists(), "the old errors are gone when there are none"
 
 
+def test_predicting_for_a_hats_catalog_takes_every_option(capsys, tmp_path, monkeypatch):
+    given = {}
+    def predict_hats(run, catalog, out, **options):
+        given.update(options)
+        return {"n": 3, "partitions": 2, "computed": 1, "notes": []}
+    monkeypatch.setattr("galaxy_cnn.scale.predict_hats", predict_hats)
+    (tmp_path / "partition_info.csv").touch()
+    args = ["--bs", 5, "--workers", 2, "--scheduler", "tcp://a:1", "--no-tta", "--accept-shift"]
+    assert call(capsys, "predict", "run", tmp_path, "--out", tmp_path / "out", *args)[0] == 0
+    assert given == dict(tta=False, bs=5, scheduler="tcp://a:1", workers=2, accept_shift=True)
+
+
 def test_a_home_folder_is_found_in_every_path_argument(capsys, sky, run, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     place = tmp_path / "mes données, été"

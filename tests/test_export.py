@@ -23,7 +23,7 @@ def exported(small_run, tmp_path_factory):
     "A Run in both forms, made in a process of one thread, where the package's Mish takes its shortcut"
     out = tmp_path_factory.mktemp("export")
     code = "import sys, torch; torch.set_num_threads(1); from galaxy_cnn.export import export; export(*sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", code, small_run.path, out / "model.onnx", out / "shared"], check=True, timeout=500)
+    subprocess.run([sys.executable, "-c", code, small_run.path, out / "shared/own.onnx", out / "shared"], check=True, timeout=500)
     return out
 
 
@@ -31,7 +31,7 @@ def test_the_file_answers_at_every_batch_size_as_the_run_does(small_run, exporte
     images = read_images(image_sources(mock_survey)[:40])
     expected = small_run.predict(images).to_table(small_run.targets, ErrorModel.load(small_run.path))
     for n in (1, 3, 40):
-        found = onnx_table(exported / "model.onnx", images[:n])
+        found = onnx_table(exported / "shared/own.onnx", images[:n])
         assert list(found) == [f"metallicity_{part}" for part in ("pred", "sigma", "lo90", "hi90")]
         difference = np.abs(found - expected[found.columns][:n]).max()
         assert difference["metallicity_pred"] < 5e-6 and difference.max() < 1e-4
@@ -42,7 +42,7 @@ def test_a_stranger_has_neither_torch_nor_this_package(small_run, exported, mock
     program = tmp_path / "stranger.py"
     program.write_text(forbid + STRANGER)
     files = image_sources(mock_survey)[:2]
-    done = subprocess.run([sys.executable, program, exported / "model.onnx", *files], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, program, exported / "shared/own.onnx", *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == ["file", *map(str, files)] and len(STRANGER.splitlines()) <= 20
@@ -63,7 +63,7 @@ def test_the_folder_is_a_run_and_reads_as_a_model_card(small_run, exported, mock
     assert "must not be used" in text and "mock sky" in text
     written = "".join(f.read_text() for f in (exported / "shared").glob("*.*") if f.suffix in (".json", ".md", ".py"))
     assert str(small_run.path.parent) not in written and str(mock_survey.path.parent) not in written
-    assert (exported / "shared/model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
+    assert (exported / "shared/model.onnx").read_bytes() == (exported / "shared/own.onnx").read_bytes()
     config = json.loads((exported / "shared/config.json").read_text())
     assert all((exported / "shared" / file).is_file() for file in config["weights"])
 
@@ -87,10 +87,23 @@ def test_what_cannot_be_written_says_what_to_do(small_run, exported, tmp_path, m
     with pytest.raises(InputError, match="name a new folder"): export(small_run, folder=exported / "shared")
     with_gp = Run(small_run.path, {**small_run.card, "gp": {}})
     with_gp.gp = {"share": 0.5}
-    with pytest.raises(InputError, match="Gaussian process.*--init none"): export(with_gp, onnx=tmp_path / "m.onnx")
+    for folder in (None, tmp_path / "shared"):
+        with pytest.raises(InputError, match="Gaussian process.*--init none"): export(with_gp, tmp_path / "m.onnx", folder)
+    with monkeypatch.context() as at_once:
+        at_once.setattr(export_module, "_write_onnx", None)
+        with pytest.raises(InputError, match="name a new folder"): export(small_run, tmp_path / "m.onnx", exported / "shared")
     monkeypatch.setattr(export_module, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'galaxy_cnn\[export\]'"): export(small_run, onnx=tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_width_and_kind_of_the_pictures_are_the_runs_own(small_run):
+    survey = {**small_run.card["survey"], "path": "/nowhere", "size": 160}
+    run = Run(small_run.path, {**small_run.card, "survey": survey})
+    assert export_module._pictures_to_compare(run).shape == (32, 160, 160, 3)
+    assert "5.05 petroR90_r wide, 160 x 160 px" in export_module._model_card(run, None)
+    survey.pop("size")
+    assert export_module._pictures_to_compare(run).shape == (32, 128, 128, 3), "cards of before"
 
 
 def test_it_is_a_command(): assert "export" in {c.callback.__name__ for c in app.registered_commands}

@@ -18,10 +18,11 @@ from galaxy_cnn.catalogs import catalog_files, check_ids, content_hash, read_cat
 from galaxy_cnn.evaluate import prediction_table
 from galaxy_cnn.files import Incomplete, InputError
 from galaxy_cnn.images import PackedCutout, decode, read_image, try_read_image
+from galaxy_cnn.loaders import picture_hashes
 from galaxy_cnn.predict import find_images, predict
 from galaxy_cnn.splits import Split, same_galaxies
 from galaxy_cnn.survey import Survey, describe, image_sources, pack, read_survey, try_image, validate
-from galaxy_cnn.train import _load_labeled, picture_hashes, train
+from galaxy_cnn.train import _load_labeled, train
 
 IDS = 1237648704043942146 + np.arange(40) * 65537 * 3
 OH = np.random.default_rng(5).normal(8.9, 0.2, 40).round(4)

@@ -90,7 +90,7 @@ def texts(node):
         elif isinstance(n, ast.Constant) and isinstance(n.value, str): yield n.value
 
 
-NEVER_SAID = {("recalibrate", "train", "_prepare_run_folder")}  # it trains in a folder that it has made
+NEVER_SAID = {("recalibrate", "train", name) for name in ("_run_folder", "_kept")}  # it trains in a folder that it makes and removes
 REMEDIES = [(unit, text) for unit, node in program()[0].items() for text in texts(node)
             if " " in text and (OPTION.search(text) or SAYS_A_COMMAND.search(text))]
 

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from galaxy_cnn import checkpoint as checkpoint_module
+from galaxy_cnn import loaders as loaders_module
 from galaxy_cnn import train as train_module
 from galaxy_cnn.files import InputError, read_json
 from galaxy_cnn.learner import Recipe
-from galaxy_cnn.survey import write_survey
+from galaxy_cnn.survey import read_survey, write_survey
 from galaxy_cnn.train import train
 
 # xresnet9 draws nothing itself: its turns are the loader's, which are those of one process
@@ -44,17 +45,26 @@ def one_of_two(number, port, survey, out, options, queue, stop=None):
         queue.put(hashlib.sha256(data).hexdigest())
 
 
+def kept_by_two(number, port, survey, queue, stop=None):
+    "What one of two processes keeps of the cutouts, where the second has little memory"
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if number: loaders_module.free_memory = lambda device="cpu": 10**6
+    torch.distributed.init_process_group("gloo")
+    queue.put(loaders_module.load_cutouts(read_survey(survey))[0] is None)
+    torch.distributed.destroy_process_group()
+
+
 @pytest.fixture(scope="module")
 def in_two():
     "Trains in two processes, which have torch and fastai loaded already; what each says"
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["galaxy_cnn.train"])
-    def run(*args, stop=None):
+    def run(*args, target=one_of_two, stop=None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         queue = context.Queue()
-        started = [context.Process(target=one_of_two, args=(i, port, *args, queue, stop)) for i in range(2)]
+        started = [context.Process(target=target, args=(i, port, *args, queue, stop)) for i in range(2)]
         for process in started: process.start()
         if stop:
             started[0].join(120)
@@ -89,6 +99,10 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(tiny, in_two, 
     with pytest.raises(InputError, match="processes was 2, now 1"): train(tiny, killed, resume=True, **OPTIONS)
     assert in_two(tiny, killed, OPTIONS | {"resume": True}) == said
     for name, value in load_file(f"{killed}/models/0.safetensors").items(): assert torch.equal(value, two[name])
+
+
+def test_where_one_process_has_too_little_memory_all_stream(tiny, in_two):
+    assert in_two(tiny, target=kept_by_two) == [True, True]
 
 
 def test_what_several_processes_cannot_do_is_said_in_all(tiny, in_two, tmp_path):

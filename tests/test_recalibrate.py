@@ -1,6 +1,11 @@
 """Labels of a new kind of pictures correct a Run: the line is exact, the new Run is whole, and wrong input ends in a sentence."""
+import errno
 import json
+import os
+import re
+import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +16,7 @@ from galaxy_cnn.cli import exit_code
 from galaxy_cnn.download import _info
 from galaxy_cnn.evaluate import evaluate
 from galaxy_cnn.export import export_folder
-from galaxy_cnn.files import InputError, file_hash
+from galaxy_cnn.files import Incomplete, InputError, file_hash
 from galaxy_cnn.images import read_images
 from galaxy_cnn.label_scales import convert_oh
 from galaxy_cnn.literature import SDSS_LABELS
@@ -20,7 +25,7 @@ from galaxy_cnn.predict import LABELS_KEY, predict
 from galaxy_cnn.recalibrate import fit_line, recalibrate
 from galaxy_cnn.report import commands, training_sentence
 from galaxy_cnn.run import Run, read_run
-from galaxy_cnn.survey import write_survey
+from galaxy_cnn.survey import read_survey, write_survey
 from galaxy_cnn.train import train
 from galaxy_cnn.uncertainty import ErrorModel, fit_calibration
 
@@ -85,6 +90,8 @@ def test_the_child_is_a_run_as_any_other(parent, child, darker, tmp_path):
     export_folder(child, tmp_path / "shared")
     shared = (tmp_path / "shared" / "README.md").read_text()
     assert "on 96 cutouts" in shared and "Recalibrated on 60" in shared
+    assert "Pictures like those of “darker”, 128 x 128 px" in shared
+    assert not re.search(r': "/', (tmp_path / "shared" / "model.json").read_text()), "no place on this machine"
     assert read_run(tmp_path / "shared").recalibrated == child.recalibrated
 
 
@@ -96,6 +103,26 @@ def test_fine_tuning_gives_a_run_of_five_folds(parent, darker, tmp_path, monkeyp
     errors = tuned.card["recalibration"]["rmse"]["metallicity"]
     assert set(errors) == {"nothing", "fine-tuning"} and "fine-tuned" in tuned.recalibrated
     assert ErrorModel.load(tuned.path).calibrations["metallicity"].n == 26
+
+
+def test_what_stopped_the_fine_tuning_is_said(parent, darker, tmp_path, monkeypatch):
+    def full(*args): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("galaxy_cnn.recalibrate.train", partial(train, epochs=1))
+    monkeypatch.setattr("galaxy_cnn.train._fit_network", full)
+    with pytest.raises(Incomplete, match=r"\(No space left on device\)\. Fine-tuning was stopped and nothing was written") as error:
+        recalibrate(parent, darker.select(np.arange(144) < 26), tmp_path / "tuned", method="fine-tuning")
+    assert "resume" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_cutouts_that_cannot_be_read_are_left_out_at_the_end_too(parent, darker, tmp_path):
+    sky = read_survey(shutil.copytree(darker.path, tmp_path / "sky"))
+    labeled, unlabeled = sky.image_files[0], sky.image_files[60:]
+    for file in (labeled, unlabeled[0]): Path(file).write_bytes(b"no picture")
+    Path(unlabeled[1]).unlink()
+    Image.new("RGB", (64, 64)).save(unlabeled[2])
+    with pytest.raises(InputError, match="1 x unreadable image"): recalibrate(parent, sky, tmp_path / "child", "offset")
+    child = recalibrate(parent, sky, tmp_path / "child", "offset", drop_bad=True)
+    assert child.card["recalibration"]["n"] == 59 and len(ErrorModel.load(child.path).detector.references) == 140
 
 
 @pytest.mark.parametrize("n", [25, 60])
@@ -133,6 +160,8 @@ def test_labels_on_another_scale_are_refused_or_converted(parent, darker, tmp_pa
     (tmp_path / "o3n2").mkdir()
     (tmp_path / "o3n2" / "images").symlink_to(darker.path / "images")
     catalog = darker.catalog.assign(oh_p50=darker.catalog["oh_p50"] - 0.25)
+    catalog.loc[:58, "oh_p50"] = catalog["oh_p50"].clip(8.3, 8.8)
+    catalog.loc[59, "oh_p50"] = 8.0  # beyond the conversion
     other = write_survey(tmp_path / "o3n2", catalog, {"source": "mock", "labels": {"oh_p50": {"calibration": "O3N2"}}})
     sentence = "o3n2 has metallicity on the scale O3N2, .* on T04: `galaxy-cnn train --scale T04` and `galaxy-cnn recalibrate --scale T04` convert labels"
     with pytest.raises(InputError, match=sentence): recalibrate(known, other, tmp_path / "out")
@@ -140,6 +169,11 @@ def test_labels_on_another_scale_are_refused_or_converted(parent, darker, tmp_pa
     with pytest.raises(InputError, match="does not say on which scale"): recalibrate(known, darker, tmp_path / "out", scale="N2")
     child = recalibrate(known, other, tmp_path / "child", "offset", scale="T04")
     galaxies = child.survey()
+    lost = "Labels outside the range of the conversion count as missing: 1 of oh_p50."
+    assert len(galaxies) == 59 and child.recalibrated.endswith(lost)
+    with pytest.raises(InputError, match=f"--drop-bad. {lost}"): train(other, tmp_path / "out", scale="T04", quiet=True)
+    with pytest.raises(InputError, match=f"give more labels. {lost}"):
+        recalibrate(known, other.select(np.arange(144) > 40), tmp_path / "out", scale="T04")
     as_given = catalog.set_index("objID")["oh_p50"][galaxies.catalog["objID"]]
     np.testing.assert_array_equal(galaxies.target("metallicity"), convert_oh(as_given, "O3N2", "T04"))
     assert child.scales["metallicity"]["calibration"] == "T04" and "--scale T04" in child.card["recalibration"]["command"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,19 @@ from PIL import Image
 
 pytest.importorskip("lsdb", reason="HATS catalogs need pip install 'galaxy_cnn[scale]'")
 
+from galaxy_cnn import scale
 from galaxy_cnn.files import Incomplete, InputError, read_json, write_json
 from galaxy_cnn.predict import prediction_fingerprint
 from galaxy_cnn.run import read_run
-from galaxy_cnn.scale import _cluster, hats_to_survey, predict_frame, predict_hats, predict_partition, survey_to_hats
+from galaxy_cnn.scale import (
+    _cluster,
+    _devices,
+    hats_to_survey,
+    predict_frame,
+    predict_hats,
+    predict_partition,
+    survey_to_hats,
+)
 from galaxy_cnn.survey import write_survey
 from galaxy_cnn.uncertainty import ErrorModel
 
@@ -147,6 +157,42 @@ def test_galaxies_in_a_wrong_cell_are_refused(small_run, hats, tmp_path):
     assert not (tmp_path / "out.parquet").exists()
 
 
+def test_galaxies_that_are_nowhere_are_named(small_run, few, hats, tmp_path):
+    lost = few.catalog.assign(dec=few.catalog["dec"].where(few.catalog.index != 7, np.nan))
+    with pytest.raises(InputError, match=f"1 galaxies whose ra and dec .deg. are no position.*objID {lost['objID'][7]}"):
+        survey_to_hats(replace(few, catalog=lost), tmp_path / "hats")
+    assert not (tmp_path / "hats").exists()
+    data = pd.read_parquet(partitions(hats)[0])
+    data.assign(ra=data["ra"].where(data.index != 2)).to_parquet(tmp_path / "part.parquet", index=False)
+    with pytest.raises(InputError, match=f"no position.*objID {data['objID'][2]}"):
+        predict_partition(tmp_path / "part.parquet", tmp_path / "out.parquet", str(small_run.path), prediction_fingerprint(small_run.path))
+
+
+@pytest.fixture
+def here(monkeypatch):
+    "Dask's worker is a thread of this process"
+    from distributed import Client
+    def engine(*_): return Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None)
+    monkeypatch.setattr(scale, "_engine", engine)
+
+
+def test_a_column_that_all_partitions_lack_is_wrong_input(small_run, hats, tmp_path, here):
+    shutil.copytree(hats, tmp_path / "theirs")
+    for file in partitions(tmp_path / "theirs"): pq.write_table(pq.read_table(file).drop_columns("image"), file)
+    with pytest.raises(InputError, match="has no column image: needed are"): predict_hats(small_run.path, tmp_path / "theirs", tmp_path / "out")
+    with pytest.raises(InputError, match="has no column image: needed are objID, image"): hats_to_survey(tmp_path / "theirs", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+    for file in partitions(tmp_path / "theirs"): file.write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="no Parquet file, or not a whole one"): hats_to_survey(tmp_path / "theirs", tmp_path / "back")
+
+
+def test_every_worker_takes_the_batch_that_is_asked_for(small_run, hats, tmp_path, here, monkeypatch):
+    asked, loaded = set(), scale._loaded
+    monkeypatch.setattr(scale, "_loaded", lambda *args: asked.add(args[2:]) or loaded(*args))
+    done = predict_hats(small_run.path, hats, tmp_path / "out", tta=False, bs=7)
+    assert asked == {(False, 7)} and done["errors"] == 0
+
+
 def with_bands_reversed(data):
     "PNG of a picture whose channels are in reverse order"
     file = io.BytesIO()
@@ -190,10 +236,13 @@ def test_missing_ids_empty_columns_and_a_column_called_image_come_back_as_they_w
     own = {"specObjID": ids, "parent": pd.array(-2**62 - rows, dtype="Int64"), "note": notes, "image": "mine"}
     sky.mkdir()
     (sky / "images").symlink_to(few.path / "images")
-    survey = write_survey(sky, few.catalog.assign(**own), few.info)
+    said = {"credit": 'D\u00fcrer, "Melencolia I" #1!', "url": "https://a.b/?c=d", "folder": "C\\:d\\=e\n"}
+    survey = write_survey(sky, few.catalog.assign(**own), few.info | said)
     assert survey_to_hats(survey, tmp_path / "hats", 0.05)["partitions"] >= 4
     assert len({str(pq.read_schema(f).remove_metadata()) for f in partitions(tmp_path / "hats")}) == 1
-    found = hats_to_survey(tmp_path / "hats", tmp_path / "back").catalog.sort_values("objID", ignore_index=True)
+    back = hats_to_survey(tmp_path / "hats", tmp_path / "back")
+    assert {key: back.info[key] for key in said} == said
+    found = back.catalog.sort_values("objID", ignore_index=True)
     expected = survey.catalog.rename(columns={"image": "catalog_image"}).sort_values("objID", ignore_index=True)
     pd.testing.assert_frame_equal(found, expected)
 
@@ -261,6 +310,15 @@ def test_a_worker_that_is_killed_again_while_it_starts_comes_back():
         time.sleep(1)
         new[0].kill()
         for task in tasks: task.result(timeout=90)
+
+
+@pytest.mark.parametrize("named, n, found", [
+    (None, 2, ["0", "1"]), ("3,GPU-5e1f", 2, ["3", "GPU-5e1f"]), ("-1", 0, []), ("", 0, []), ("2,-1,1", 1, ["2"])])
+def test_devices_are_those_that_cuda_has(monkeypatch, named, n, found):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: n)
+    if named is None: monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else: monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert _devices() == found
 
 
 def test_each_worker_sees_a_gpu_of_its_own():

@@ -211,6 +211,21 @@ def test_networks_side_by_side_outlive_a_killed_process_and_ctrl_c(heeding, few,
     assert {p.name for p in out.rglob("*")} == {p.name for p in whole.path.rglob("*")}
 
 
+def test_what_was_begun_in_memory_or_apart_goes_on_so_or_not_at_all(few, tmp_path, side_by_side, monkeypatch):
+    options, out, asked = TWO | dict(init=None, calibrate=False, quiet=True), tmp_path / "run", []
+    def stopped(*_):
+        asked.append(sorted(f.name for f in (out / "checkpoint").iterdir()))
+        raise KeyboardInterrupt
+    monkeypatch.setattr(train_module, "_fit_side_by_side", stopped)
+    with pytest.raises(Incomplete): train(few, out, **options)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="begun with all cutouts in memory.* as much memory"):
+        patch.setattr("galaxy_cnn.loaders.free_memory", lambda device="cpu": 10**6)
+        train(few, out, resume=True, **options)
+    (out / "checkpoint/0").mkdir()  # where a network that is trained apart has its own checkpoint
+    with pytest.raises(Incomplete): train(few, out, resume=True, graph=True, **options)
+    assert asked == [["arguments.json"], ["0", "arguments.json"]]
+
+
 def test_a_failure_in_another_process_is_a_sentence(few, tmp_path, side_by_side):
     options = TWO | dict(lr=1e30, init=None, quiet=True)
     with torch_threads(2), pytest.raises(Incomplete, match="^The loss is nan in epoch 0 of network [01]"):
@@ -433,6 +448,17 @@ def test_surveys_that_cannot_be_trained_on(mock_survey, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no Survey at"): train(tmp_path / "nowhere", tmp_path / "run")
 
 
+def test_a_folder_that_is_taken_is_found_before_the_work(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "load_cutouts", None)
+    monkeypatch.setattr("galaxy_cnn.mock_images.make_mock", None)
+    for file, text in (("model.json", "already holds a Run"), (ARGUMENTS_FILE, "unfinished Run"), ("notes.txt", "is not a Run")):
+        out = tmp_path / Path(file).stem
+        (out / file).parent.mkdir(parents=True)
+        (out / file).touch()
+        with pytest.raises(InputError, match=text): train(few, out, **SMALL)
+        with pytest.raises(InputError, match=text): pretrain(out)
+
+
 def test_a_folder_that_is_not_ours(mock_survey, run, tmp_path):
     with pytest.raises(InputError, match="already holds a Run"): train(mock_survey, run.path, **SMALL)
     (tmp_path / "notes.txt").write_text("mine")
@@ -616,7 +642,7 @@ def test_what_does_not_fit_into_memory_is_streamed_and_resumes_exactly(few, few_
     monkeypatch.setattr("galaxy_cnn.loaders.free_memory", lambda device="cpu": 10**6)
     options = FEW | dict(arch="xresnet9", size=32, epochs=2, calibrate=False, init="none")
     whole = train(few, tmp_path / "whole", **options)
-    assert "do not fit into the memory that is free: they are streamed" in capsys.readouterr().out
+    assert "did not fit into the memory that was free: they are streamed" in capsys.readouterr().out
     write = checkpoint_module.write_history
     def interrupted(out, rows):
         write(out, rows)
@@ -624,7 +650,10 @@ def test_what_does_not_fit_into_memory_is_streamed_and_resumes_exactly(few, few_
     monkeypatch.setattr(checkpoint_module, "write_history", interrupted)
     with pytest.raises(Incomplete): train(few, tmp_path / "stopped", **options)
     monkeypatch.setattr(checkpoint_module, "write_history", write)
-    resumed = train(few, tmp_path / "stopped", resume=True, **options)
+    with monkeypatch.context() as patch:  # with more memory the order is the same, and a finished Run is finished
+        patch.setattr("galaxy_cnn.loaders.free_memory", lambda device="cpu": 10**10)
+        resumed = train(few, tmp_path / "stopped", resume=True, **options)
+        train(few, tmp_path / "stopped", resume=True, **options)
     assert resumed.history()["epoch"].tolist() == [0, 1] and largest_difference(whole.path, resumed.path) == 0
     # the Gaussian process reads the files too, and finds in them what it found in memory
     from_files = train(few, tmp_path / "few", calibrate=False, quiet=True, **TWO).card["gp"]["process_alone"]
