@@ -138,7 +138,7 @@ def _help(comment):
 # %% ../nbs/49_cli.ipynb #57484395
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "list[str]": list[str], "list[Path]": list[Path]}
 _CHOICES = {
-    "provider": ("sdss", "legacy"),
+    "provider": tuple(name.value for name in _statement("providers", "PROVIDERS =")[1].value.keys),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "split_by": ("auto", "sky", "random"),
     "figure_format": ("png", "pdf"),
@@ -231,7 +231,7 @@ def download(work, out, **options):
                f"{summary['requests']} requests in {summary['seconds']:.0f} s.")
     for note in summary["notes"]: typer.echo(note)
     if not summary["complete"]:
-        raise Incomplete(f"{out} is incomplete: {summary['reason']}; the same command goes on from here.")
+        raise Incomplete(f"{out} is incomplete: {summary['reason']}.")
 
 # %% ../nbs/49_cli.ipynb #651f4cbf
 @command("verify.verify", "path repair base_url connections", path={"name": "survey"}, connections={"min": 1})
@@ -240,8 +240,10 @@ def verify(work, path, repair, **options):
     from galaxy_cnn.files import Incomplete
     found = work(path, repair, **options)
     typer.echo(str(found))
-    remedy = "." if repair else f"; `galaxy-cnn verify {path} --repair` fetches what is damaged or missing."
-    if not found.ok: raise Incomplete(f"{path} is not whole: see the table{remedy}")
+    # there is a server to ask again where there is a record
+    fetches = f"; `galaxy-cnn verify {path} --repair` fetches what is damaged or missing"
+    remedy = fetches if found.checked["record"] and not repair else ""
+    if not found.ok: raise Incomplete(f"{path} is not whole: see the table{remedy}.")
 
 # %% ../nbs/49_cli.ipynb #397f2e89
 @command("survey.pack", "path", path={"name": "survey"})

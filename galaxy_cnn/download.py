@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .catalogs import COLUMNS, cast_columns, content_hash, keep_best, sdss_names, with_coordinates
-from .files import InputError, atomic_path, file_hash, map_unordered, remove_partial_files
+from .files import InputError, atomic_path, file_hash, map_unordered, read_json, remove_partial_files
 from .images import CUTOUT_SIZE
 from .literature import SDSS_LABELS
 from .record import Part, Record, RecordRow, get_parts, get_settings, set_settings, store_part, utc_now
@@ -42,6 +42,7 @@ from .survey import read_catalog, write_survey_parts
 FINAL = tuple(n for n, o in OUTCOMES.items() if o.final)  # outcomes after which a resumed download does not ask again
 # outcomes without a picture that do not count as failures
 NOTHING_THERE = "outside_footprint", "blank", "no_scale", "no_band", "wrong_bands"
+_REFUSED = set(FINAL) - {"ok", *NOTHING_THERE}  # final, and a failure: only a repair asks again
 
 # %% ../nbs/14_download.ipynb #b9d39574
 def _source_of(base_url):
@@ -50,10 +51,10 @@ def _source_of(base_url):
     return "localhost" if host in ("127.0.0.1", "localhost", "::1") else host
 
 def _check_settings_agree(record, settings):
-    "Compare with the settings of the record, if it has any: `InputError` names what differs"
-    free = "base_url", "n", "total", "server", "columns"  # these may change from run to run
+    "Compare with the settings of what is there, if anything is: `InputError` names what differs"
+    if not get_parts(record): return
+    free = "base_url", "n", "total", "server", "columns", "labels"  # these may change from run to run
     old = {"sample": False, "provider": "sdss", **get_settings(record)}
-    if "base_url" not in old: return
     changed = [k for k, v in settings.items() if k not in free and old.get(k) != v]
     # a catalog of one's own may grow
     if None not in (old["catalog"], settings["catalog"]): changed = [k for k in changed if k != "catalog"]
@@ -334,7 +335,8 @@ def _info(settings, summary):
     provider = provider_of(settings)
     source = "local server" if _source_of(settings["base_url"]) == "localhost" else provider.title
     if "(mock)" in server: source = "mock"
-    query = None
+    query, labels = None, settings.get("labels")
+    if source == "SDSS SkyServer" and settings["catalog"] is None: labels = SDSS_LABELS
     if settings["catalog"] is None:
         columns, sample = settings.get("columns", FIRST_COLUMNS), settings.get("sample", False)
         query = part_query(settings["cuts"], 0, settings["n"] or settings["total"], columns, sample)
@@ -343,25 +345,33 @@ def _info(settings, summary):
         **provider.about,
         **{k: settings[k] for k in ("base_url", "server", "release", "size", "scale")},
         "query": query,
-        **({"labels": SDSS_LABELS} if source == "SDSS SkyServer" and settings["catalog"] is None else {}),
+        **({"labels": labels} if labels else {}),
         **{k: summary[k] for k in ("asked", "outcomes", "duplicates_dropped", "complete")},
         "finished": utc_now(),
         "request": settings,
     }
 
+def _missing(out, record, reason, asked):
+    "Why not all is there, with the remedy, or ''"
+    counts = record.counts()
+    refused = sum(counts.get(o, 0) for o in _REFUSED)
+    left = asked - sum(counts.get(o, 0) for o in FINAL)
+    if left and not reason: reason = f"{left} galaxies without an answer; the same command goes on from here"
+    if not refused: return reason
+    again = f"{refused} galaxies refused for good; `galaxy-cnn verify {out} --repair` asks for them again"
+    return f"{reason}; {again}" if reason else again
+
 def _finish_download(out, record, reason, **more):
     "Write catalog.parquet, survey.json and SHA256SUMS; close the record; return the summary"
     ids, keep = _best_rows(out, record)
-    counts = record.counts()
     settings = get_settings(record)
     downloaded = np.fromiter((r.objID for r in record.rows("outcome = 'ok'")), dtype="int64")
     with_picture = keep & np.isin(ids, downloaded)
     asked = int(keep.sum())
-    failed = asked - sum(counts.get(o, 0) for o in ("ok", *NOTHING_THERE))
-    if not reason and failed: reason = f"{failed} galaxies without an answer"
+    reason = _missing(out, record, reason, asked)
     summary = {
         "asked": asked,
-        "outcomes": counts,
+        "outcomes": record.counts(),
         "duplicates_dropped": len(ids) - asked,
         "complete": not reason,
         "reason": reason,
@@ -420,6 +430,8 @@ def clear_leftovers(
     out: Path,  # the Survey's folder
 ):
     "Remove what a killed run left half-written, and the hashes of the state before this run"
+    # what somebody else wrote, or changed, is kept
+    if not read_sums(out)[1]: set_aside(out, SUMS_FILE)
     (out / SUMS_FILE).unlink(missing_ok=True)
     remove_partial_files(out, out / "images", out / "catalog_parts")
 
@@ -495,6 +507,12 @@ def _own_catalog(catalog, scale, sample):
     order = row_keys(catalog.assign(specObjID=np.uint64(0)), True).argsort() if sample else slice(None)
     return catalog.iloc[order].reset_index(drop=True)
 
+def _label_scales(catalog):
+    "Setting with the scales of the labels, if survey.json beside the user's catalog names them"
+    card = None if isinstance(catalog, pd.DataFrame) else Path(catalog) / "survey.json"
+    info = read_json(card) if card and card.is_file() else {}
+    return {"labels": info["labels"]} if isinstance(info, dict) and "labels" in info else {}
+
 def _check_grows(out, record, own):
     "`InputError` if galaxies that the Survey was downloaded with are not in the user's catalog any more"
     for part in get_parts(record):
@@ -520,7 +538,9 @@ def _settings_of(client, cuts, own):
 # %% ../nbs/14_download.ipynb #c6b119fc
 def download(
     out,  # the Survey's folder; a second run goes on where the first ended
-    n: int | None = None,  # number of spectra, the first by specObjID (neighboring plates, not a fair sample); None: all
+    # number of spectra, the first by specObjID (neighboring plates, not a fair sample), or the first rows of your own
+    # catalog; None: all
+    n: int | None = None,
     # number of spectra in a fair sample, the smallest by a hash of the objID: always the same, a larger one adds to it
     sample: int | None = None,
     # sdss: catalog and JPEG cutouts of SkyServer; legacy: FITS planes of the Legacy Surveys, for a catalog that is there
@@ -546,16 +566,17 @@ def download(
     client = client or client_of(at_release, base_url, connections, rate)
     asked = {"provider": provider, "size": size, "scale": scale, "sample": sample is not None}
     settings = asked | _settings_of(client, cuts, own)
+    if own is not None: settings |= _label_scales(catalog)
     with client, _open_record(out) as record:
         _check_settings_agree(record, settings)
         if own is not None: _check_grows(out, record, own)
         record.begin()
-        before = get_settings(record)
+        before = get_settings(record) if get_parts(record) else {}
         # a Survey only grows: the larger number counts, and None (all) is the largest
         n = n or sample
         known = before.get("n", n)
         n = None if None in (n, known) else max(n, known)
-        if not before: settings["columns"] = list(COLUMNS)
+        if not before: settings |= {"columns": list(COLUMNS), "total": None}
         set_settings(record, **settings, n=n)
         if own is not None: _write_part(out, record, 0, 0, own)
         return fetch_all(out, record, client, progress)

@@ -42,7 +42,7 @@ def atomic_path(
     "Yield a temporary path beside `path` that takes its name when the block succeeds and vanishes when it fails"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(f".partial{path.suffix}", f".{path.stem[:40]}-", path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -73,7 +73,10 @@ def remove_partial_files(
 ):
     "Remove the temporary files of writes that a kill cut short"
     for folder in folders:
-        for file in Path(folder).glob(".*-*"): file.unlink()
+        for file in Path(folder).glob(_PARTIAL):
+            if file.is_file(): file.unlink()
+
+_PARTIAL = ".*-????????.partial*"  # what `atomic_path` calls a file before it is whole
 
 # %% ../nbs/01_files.ipynb #f5a2d586
 def _jsonable(x):

@@ -169,7 +169,7 @@ class CutoutRequest:
     def key(self): return self.provider.path(self)
 
 # %% ../nbs/08_providers.ipynb #58b99338
-_SCALE_LIMITS = 0.015, 60.0  # [arcsec/px] the limits that SkyServer's validation names
+_SCALE_LIMITS = 0.015, 60.0  # [arcsec/px] the limits that SkyServer's validation names, kept for every provider
 
 def check_cutout(
     size,  # [px]
@@ -182,7 +182,7 @@ def check_cutout(
         raise InputError(f"size {size} px: {provider.title} makes cutouts of {smallest} to {largest} px.")
     finest, coarsest = _SCALE_LIMITS
     if scale is not None and not finest <= scale <= coarsest:
-        raise InputError(f"scale {scale} arcsec/px: {provider.title} takes {finest} to {coarsest}.")
+        raise InputError(f"scale {scale} arcsec/px: give {finest} to {coarsest}, SkyServer's limits.")
 
 # %% ../nbs/08_providers.ipynb #b0646f48
 def cutout_scale(
@@ -234,7 +234,8 @@ def check_planes(
         return "wrong_size", f"{planes.shape[2]}x{planes.shape[1]} px instead of {size}x{size}"
     for band, plane in zip(bands, planes):
         gaps = float((~np.isfinite(plane) | (plane == 0)).mean())
-        if gaps > empty or np.ptp(plane) == 0: return "blank", f"no data in {max(gaps, empty):.0%} of the {band} plane"
+        if gaps > empty: return "blank", f"no data in {gaps:.0%} of the {band} plane"
+        if np.ptp(plane) == 0: return "blank", f"all pixels of the {band} plane are {plane.flat[0]:g}"
     return "ok", ""
 
 # %% ../nbs/08_providers.ipynb #a1babba2

@@ -7,9 +7,11 @@ __all__ = ['DAMAGED', 'SUPERSEDED', 'utc_now', 'RecordRow', 'Record', 'read_reco
            'get_parts', 'store_part']
 
 # %% ../nbs/09_record.ipynb #cc9c9825
+import errno
 import json
+import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -39,6 +41,21 @@ class RecordRow:
     detail: str = ""  # the outcome in words
     at: str = field(default_factory=utc_now)  # UTC
 
+# %% ../nbs/09_record.ipynb #e99dc87a
+# of a disk that takes no more; SQLite says so much of a quota
+_DISK_FAULTS = {"SQLITE_FULL": errno.ENOSPC, "SQLITE_IOERR_WRITE": errno.EIO, "SQLITE_IOERR_FSYNC": errno.EIO}
+
+def _named(error, path):
+    "The exception that an error of SQLite is for a user of the record"
+    name = getattr(error, "sqlite_errorname", "")
+    folder = path.parent
+    if name in _DISK_FAULTS: return OSError(_DISK_FAULTS[name], os.strerror(_DISK_FAULTS[name]), str(path))
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return InputError(f"{folder} is in use by another download or verify: wait for it, or end it.")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return InputError(f"{path} cannot be written ({error}): give yourself the right to write it and its folder.")
+    return InputError(f"{path} is damaged ({error}): `galaxy-cnn verify {folder} --repair` rebuilds it from the files.")
+
 # %% ../nbs/09_record.ipynb #5976fc74
 _SCHEMA = """
 BEGIN;
@@ -65,42 +82,41 @@ UPDATE downloads SET outcome = '{SUPERSEDED}' WHERE objID = ?1 AND request <> ?2
 """
 
 class Record:
-    "Record of a downloaded Survey; `InputError` if it is damaged or in use"
+    "Record of a downloaded Survey; `InputError` if it is damaged, in use or read-only, `OSError` if the disk is full"
     def __init__(
         self,
         path,  # downloads.sqlite; made if it does not exist
     ):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.base = sqlite3.connect(self.path, isolation_level=None, timeout=0.2)
-        self._pragmas("locking_mode = EXCLUSIVE", "synchronous = NORMAL")
-        if not self._try("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]: self._try(_SCHEMA)
+        self.base = None
+        with self._named_faults(): self.base = sqlite3.connect(self.path, isolation_level=None, timeout=0.2)
+        for pragma in "locking_mode = EXCLUSIVE", "synchronous = NORMAL": self.execute(f"PRAGMA {pragma}")
+        if self.execute("SELECT COUNT(*) FROM sqlite_master") != [(0,)]: return
+        with self._named_faults(): self.base.executescript(_SCHEMA)
 
-    def _try(self, sql):
-        "Execute; `InputError` if the file is locked or damaged"
-        try: return self.base.executescript(sql) if ";" in sql else self.base.execute(sql)
-        except sqlite3.DatabaseError as e:
-            self.base.close()
-            folder = self.path.parent
-            if "locked" in str(e):
-                raise InputError(f"{folder} is in use by another download or verify: wait for it, or end it.") from None
-            raise InputError(
-                f"{self.path} is damaged ({e}): `galaxy-cnn verify {folder} --repair` rebuilds it from the files."
-            ) from None
+    @contextmanager
+    def _named_faults(self):
+        "Where SQLite fails, the connection is closed and the reason has a name"
+        try: yield
+        except sqlite3.DatabaseError as error:
+            if self.base is not None: self.base.close()
+            self.base = None
+            raise _named(error, self.path) from None
 
-    def _pragmas(self, *pragmas):
-        for pragma in pragmas: self._try(f"PRAGMA {pragma}")
+    def execute(self, sql, values=()):
+        "Execute a statement: all the rows that it gives"
+        with self._named_faults(): return self.base.execute(sql, values).fetchall()
 
     def begin(self):
         "Take the lock and write ahead from here on"
-        self._pragmas("journal_mode = WAL")
-        self._try("BEGIN EXCLUSIVE; COMMIT;")
+        for statement in "PRAGMA journal_mode = WAL", "BEGIN EXCLUSIVE", "COMMIT": self.execute(statement)
 
     def put(self, rows):
         "Commit rows: all of them or none"
-        self.base.execute("BEGIN IMMEDIATE")
-        # the block commits, or rolls back what an exception (Ctrl-C, a full disk) interrupts
-        with self.base:
+        self.execute("BEGIN IMMEDIATE")
+        # the inner block commits, or rolls back what an exception (Ctrl-C, a full disk) interrupts
+        with self._named_faults(), self.base:
             for row in rows:
                 self.base.execute(_UPSERT, astuple(row))
                 self.base.execute(_SUPERSEDE, (row.objID, row.request, row.outcome))
@@ -108,7 +124,7 @@ class Record:
     def rows(self, where="1", values=()):
         "Iterate over the rows that satisfy an SQL condition, by objID and request"
         query = f"SELECT * FROM downloads WHERE {where} ORDER BY objID, request"
-        return (RecordRow(*r) for r in self.base.execute(query, values))
+        with self._named_faults(): yield from (RecordRow(*r) for r in self.base.execute(query, values))
 
     def outcomes(self, objIDs):
         "Mapping (objID, request): outcome of the rows of some galaxies"
@@ -120,13 +136,13 @@ class Record:
     def counts(self):
         "Number of galaxies of each outcome, most frequent first"
         query = "SELECT outcome, COUNT(*) FROM downloads WHERE outcome <> ? GROUP BY outcome ORDER BY 2 DESC"
-        return dict(self.base.execute(query, (SUPERSEDED,)))
+        return dict(self.execute(query, (SUPERSEDED,)))
 
     def close(self):
         "Fold the log into the file, which is then the whole record"
         if self.base is None: return
-        mode = self.base.execute("PRAGMA journal_mode").fetchone()[0]
-        if mode == "wal": self._pragmas("wal_checkpoint(TRUNCATE)", "journal_mode = DELETE")
+        if self.execute("PRAGMA journal_mode") == [("wal",)]:
+            for pragma in "wal_checkpoint(TRUNCATE)", "journal_mode = DELETE": self.execute(f"PRAGMA {pragma}")
         self.base.close()
         self.base = None
 
@@ -152,7 +168,7 @@ def get_settings(
     record: Record,
 ) -> dict:  # empty for a new record
     "Settings that a Survey was asked for with: server, release, size, scale, cuts or catalog, number"
-    rows = record.base.execute("SELECT name, value FROM settings")
+    rows = record.execute("SELECT name, value FROM settings")
     return {name: json.loads(value) for name, value in rows}
 
 def set_settings(
@@ -160,8 +176,8 @@ def set_settings(
     **settings,  # anything that JSON can hold
 ):
     "Keep settings in the record"
-    rows = [(name, json.dumps(value)) for name, value in settings.items()]
-    record.base.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", rows)
+    for name, value in settings.items():
+        record.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))
 
 # %% ../nbs/09_record.ipynb #50e5008d
 @dataclass(frozen=True)
@@ -178,7 +194,7 @@ def get_parts(
     record: Record,
 ) -> list:  # of Part, by number
     "Parts of the catalog that the record knows"
-    rows = record.base.execute("SELECT * FROM parts ORDER BY number")
+    rows = record.execute("SELECT * FROM parts ORDER BY number")
     return [Part(number, after % 2**64, *rest) for number, after, *rest in rows]
 
 def store_part(
@@ -189,4 +205,4 @@ def store_part(
     # SQLite's integers are signed: a key from 2^63 on is kept as its complement
     after = part.after - 2**64 if part.after >= 2**63 else part.after
     values = part.number, after, part.rows, part.file, part.sha256, part.at
-    record.base.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?)", values)
+    record.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?)", values)

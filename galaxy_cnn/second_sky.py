@@ -202,6 +202,8 @@ class LocalLegacyServer(LocalServer):
         if ask.kind == "": return html_page("Not Found", 404)
         return self.pictures.answer(ask.params, self.pictures.find(ask.params), ask.kind == "cutout")
 
+_SERVERS = {"sdss": LocalSkyServer, "legacy": LocalLegacyServer}
+
 def serve_as(
     survey: Survey,
     provider: str = "sdss",  # sdss: as SkyServer, catalog and JPEG; legacy: as the viewer of the Legacy Surveys, planes of a mock
@@ -209,5 +211,5 @@ def serve_as(
     **options,  # of the server: latency, faults, log ...
 ) -> LocalServer:
     "A local server over a Survey that speaks a provider's protocol"
-    if provider not in ("sdss", "legacy"): raise InputError(f"There is no provider {provider!r}: sdss or legacy.")
-    return (LocalLegacyServer if provider == "legacy" else LocalSkyServer)(survey, port, **options)
+    if provider not in _SERVERS: raise InputError(f"There is no provider {provider!r}: {' or '.join(_SERVERS)}.")
+    return _SERVERS[provider](survey, port, **options)

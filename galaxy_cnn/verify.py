@@ -13,6 +13,8 @@ import re
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -20,19 +22,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .catalogs import content_hash, label_files, read_catalog, with_labels
+from .catalogs import catalog_files, content_hash, label_files, read_catalog, with_labels
 from galaxy_cnn.download import (
     FINAL, NOTHING_THERE, SUMS_FILE, clear_leftovers, client_of, fetch_all, fetch_catalog, own_columns, part_keys,
     part_settings, pending_objects, provider_of, read_sums, requested_objects, set_aside,
 )
 from .files import InputError, file_hash, map_unordered, read_json
-from .images import CUTOUT_SIZE
+from .images import CUTOUT_SIZE, image_ending, image_tree
 from galaxy_cnn.record import (
     DAMAGED, Part, Record, RecordRow, SUPERSEDED, get_parts, get_settings, set_settings, store_part,
 )
 from .providers import PROVIDERS, Provider
 from .skyserver import Client
-from .survey import Survey
+from .survey import Survey, try_image
 
 # %% ../nbs/15_verify.ipynb #e1a3f96f
 @dataclass(frozen=True)
@@ -201,12 +203,23 @@ class _SurveyFiles:
         "Provider that the cutouts came from, SDSS for a Survey of one's own"
         return provider_of(self.settings) if self.settings else PROVIDERS["sdss"]
 
+    @cached_property
+    def survey(self):
+        "The Survey as everything else reads it, None if its catalog is damaged"
+        try: return Survey(self.out, read_catalog(self.out)[0], _info_or_empty(self.out))
+        except InputError: return None
+
     @property
     def size(self):
         "Width of the cutouts [px]"
         if "size" in self.settings: return self.settings["size"]
-        try: return Survey(self.out, read_catalog(self.out)[0], _info_or_empty(self.out)).size
-        except InputError: return CUTOUT_SIZE
+        return self.survey.size if self.survey else CUTOUT_SIZE
+
+    @property
+    def own_images(self):
+        "{objID: path} of the cutouts of a Survey that was not downloaded: of any format, in images/ or below it"
+        if self.downloaded or self.survey is None: return {}
+        return dict(zip(self.survey.catalog["objID"].tolist(), self.survey.image_files))
 
 def _read_files(out) -> _SurveyFiles:
     "Hashes, settings and record of a Survey"
@@ -235,12 +248,13 @@ def _expected_parts(files):
 def _catalog_ids(files):
     "objIDs of the catalog, and of the parts that were asked for and have no row"
     ids, parts = [], []
-    for name in ("catalog.parquet", "catalog.csv", *sorted(_expected_parts(files))):
+    catalogs = [file.name for file in catalog_files(files.out)]
+    for name in (*catalogs, *sorted(_expected_parts(files))):
         file = files.out / name
         # a damaged file names galaxies that do not exist
         if not file.exists() or name in files.sums and files.sums[name] != file_hash(file): continue
         try:
-            if file.stem == "catalog": ids += read_catalog(files.out)[0]["objID"].tolist()
+            if name in catalogs: ids += read_catalog(files.out)[0]["objID"].tolist()
             else: parts += pq.read_table(file, columns=["objID"])["objID"].to_pylist()
         except (InputError, OSError, pa.ArrowException, KeyError): pass
     found = {*ids, *parts[:files.settings.get("n")]}
@@ -268,8 +282,6 @@ def _inspect_image(out, provider, size, objID, expected):
     "Finding for one cutout, or None"
     file = out / "images" / f"{objID}{provider.ending}"
     def finding(state, message): return Finding("cutout", str(objID), state, message)
-    # a Survey of one's own, of FITS cutouts: whoever reads them says what is wrong
-    if provider.ending != ".fits" and file.with_suffix(".fits").exists(): return None
     try: body = file.read_bytes()
     except OSError: return finding("missing", expected.why or "the file is not there")
     known = hashlib.sha256(body).hexdigest() in expected.hashes
@@ -278,25 +290,33 @@ def _inspect_image(out, provider, size, objID, expected):
     if outcome != "ok": return finding("damaged", detail)
     return None if known else finding("unproven", "decodes, but no hash says what the server sent")
 
+def _inspect_own_image(size, objID, file):
+    "Finding for one cutout of a Survey that was not downloaded, or None"
+    if not os.path.exists(file): return Finding("cutout", str(objID), "missing", "the file is not there")
+    # cutouts or planes in FITS: whoever reads them says what is wrong
+    if image_ending(file).lower().startswith(".fit"): return None
+    _, problem = try_image(file, objID, size)
+    return Finding("cutout", str(objID), "damaged", problem.message) if problem else None
+
 # %% ../nbs/15_verify.ipynb #4bf452a6
 def _inspect_images(files, expected, progress):
     "Findings for all cutouts, by objID"
-    provider, size = files.provider, files.size
-    def look(job): return _inspect_image(files.out, provider, size, *job)
+    look, images = partial(_inspect_image, files.out, files.provider, files.size), expected
+    if not files.downloaded: look, images = partial(_inspect_own_image, files.size), files.own_images
     found = []
-    with tqdm(total=len(expected), desc="verifying", unit="", delay=2, disable=not progress) as bar:
-        for batch in map_unordered(look, iter(expected.items()), workers=4):
+    with tqdm(total=len(images), desc="verifying", unit="", delay=2, disable=not progress) as bar:
+        for batch in map_unordered(lambda job: look(*job), iter(images.items()), workers=4):
             found += [f for f in batch if f is not None]
             bar.update(len(batch))
-    if not files.downloaded: found = [f for f in found if f.state != "unproven"]
     return sorted(found, key=lambda f: int(f.name))
 
 def _inspect_stray(files, expected):
     "Findings for files in images/ that belong to nobody"
     folder = files.out / "images"
     if not folder.is_dir(): return []
-    known = {f"{i}.{suffix}" for i in expected for suffix in ("jpg", "fits")}
-    names = [e.name for e in os.scandir(folder) if e.name not in known]
+    known = {str(folder / f"{i}.{suffix}") for i in expected for suffix in ("jpg", "fits")}
+    if not files.downloaded: known = set(files.own_images.values())
+    names = [os.path.relpath(f, folder) for f in chain(*image_tree(folder)) if f not in known]
     return [Finding("stray", name, "stray", "belongs to no galaxy of this Survey") for name in names]
 
 def _inspect_sums(files):
@@ -326,8 +346,8 @@ def inspect(
     files = _read_files(out)
     expected = _expected_images(files)
     has_info = (out / "survey.json").exists()
-    own_table = not files.downloaded and (out / "catalog.csv").exists()
-    catalog = "catalog.csv" if own_table else "catalog.parquet"
+    own_tables = [] if files.downloaded else catalog_files(out)
+    catalog = own_tables[0].name if own_tables else "catalog.parquet"
     found = _inspect_images(files, expected, progress)
     found += _inspect_file(out, catalog, "catalog", files.sums, _check_catalog)
     found += _inspect_labels(out)
@@ -358,7 +378,8 @@ def _take_back(out, record, findings):
     bad = [int(f.name) for f in findings if f.what == "cutout" and f.state in ("damaged", "missing")]
     rows = []
     for objID in bad:
-        for row in record.rows("objID = ? AND outcome IN ('ok', 'bad_request', 'wrong_size')", (objID,)):
+        for row in record.rows("objID = ?", (objID,)):
+            if row.outcome not in FINAL or row.outcome in NOTHING_THERE: continue
             detail = f"was {row.outcome}; taken back by a repair"
             rows.append(RecordRow(objID, row.request, DAMAGED, detail=detail))
     ending = provider_of(get_settings(record)).ending

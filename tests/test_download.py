@@ -17,14 +17,16 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from galaxy_cnn import cli, local_server, skyserver
 from galaxy_cnn import download as download_module
-from galaxy_cnn import local_server, skyserver
 from galaxy_cnn.catalogs import keep_best
 from galaxy_cnn.download import FINAL, check_part, download
-from galaxy_cnn.files import InputError
+from galaxy_cnn.files import Incomplete, InputError
 from galaxy_cnn.local_server import ServerReply, html_page, serve
 from galaxy_cnn.providers import OUTCOMES, CutoutRequest, cutout_scale, text_tile
 from galaxy_cnn.record import DAMAGED, SUPERSEDED, Part, Record, RecordRow, get_parts, read_record, store_part
@@ -520,12 +522,99 @@ def test_a_second_download_must_agree_with_the_first_and_may_grow(sky, tmp_path)
     with pytest.raises(InputError, match="without a record"): download(sky.path, progress=False)
 
 
+@pytest.mark.parametrize("wrong", [{"cuts": "S.z > 0.0.5"}, {"cuts": "S.z > 0.05", "release": "dr99"}])
+def test_a_first_try_that_brought_nothing_binds_nothing(wrong, sky, tmp_path):
+    def unknown(ask, answer): return html_page("Not Found", 404) if "dr99" in ask.path else None
+    with serve(sky, faults=unknown, queries=10**6) as server:
+        def ask(**options): return download(tmp_path / "out", base_url=server.url, progress=False, **options)
+        with pytest.raises(QueryRefused): ask(n=2, **wrong)
+        assert ask(cuts="none")["outcomes"] == {"ok": N}  # all of them: the number of the first try is forgotten, too
+        with pytest.raises(InputError, match="downloaded in another way"): ask(cuts="S.z > 0.05")
+    assert verify(tmp_path / "out", progress=False).findings == []
+
+
+def test_what_other_programs_hide_in_the_folder_stays(sky, tmp_path):
+    theirs = [".pre-commit-config.yaml", ".env-local", "SHA256SUMS"]
+    for name in theirs: (tmp_path / name).write_text("not ours")
+    (tmp_path / ".Trash-1000").mkdir()
+    with serve(sky) as server: assert fetched(tmp_path, server)[0]["complete"]
+    assert (tmp_path / ".Trash-1000").is_dir()
+    for folder, name in zip((tmp_path, tmp_path, tmp_path / "before_repair"), theirs):
+        assert (folder / name).read_text() == "not ours"
+
+
+@pytest.mark.parametrize("fault", [json_400, clamped])
+def test_what_was_refused_for_good_names_the_way_to_ask_again(fault, sky, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["download", "--out", str(out), "--cuts", "none", "--base-url"]
+    def reason(server):
+        with pytest.raises(Incomplete) as error: cli.app(args=[*command, server.url], standalone_mode=False)
+        return str(error.value)
+    with serve(sky, faults=troubled(fault, 1), queries=10**6) as server:
+        for _ in range(2):
+            said = reason(server)
+            assert f"1 galaxies refused for good; `galaxy-cnn verify {out} --repair` asks for them again." in said
+            assert "same command" not in said
+        server.faults = None
+        cli.app(args=["verify", str(out), "--repair"], standalone_mode=False)
+        cli.app(args=[*command, server.url], standalone_mode=False)
+    assert "0 requests" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_full_disk_is_no_damage_and_the_download_goes_on_later(sky, tmp_path, monkeypatch):
+    out, put = tmp_path / "out", Record.put
+    def on_a_full_disk(record, rows):
+        record.execute("PRAGMA max_page_count = 1")  # no more pages than there are
+        put(record, [dataclasses.replace(row, detail="x" * 9999) for row in rows])
+    with serve(sky) as server:
+        monkeypatch.setattr(Record, "put", on_a_full_disk)
+        with pytest.raises(OSError, match="No space left on device: .*downloads.sqlite") as error: fetched(out, server)
+        assert cli.exit_code(error.value) == 1 and any((out / "images").iterdir())
+        monkeypatch.undo()
+        assert fetched(out, server)[0]["outcomes"] == {"ok": N}
+
+
+def test_the_scale_of_the_labels_comes_with_the_catalog(sky, tmp_path):
+    labels = {"oh_p50": {"calibration": "N2"}}
+    write_survey(tmp_path / "mine", sky.catalog, {"labels": labels})
+    with serve(sky) as server:
+        fetched(tmp_path / "out", server, catalog=tmp_path / "mine")
+        assert read_survey(tmp_path / "out").info["labels"] == labels
+        fetched(tmp_path / "out", server, catalog=sky.catalog)
+        (tmp_path / "out" / "survey.json").unlink()
+        assert verify(tmp_path / "out", repair=True, progress=False).ok  # the record remembers it
+        assert read_survey(tmp_path / "out").info["labels"] == labels
+        fetched(tmp_path / "plain", server, catalog=sky.catalog)
+    assert "labels" not in read_survey(tmp_path / "plain").info
+
+
 def test_a_survey_in_use_is_not_touched(sky, tmp_path):
     with serve(sky) as server:
         fetched(tmp_path / "out", server, n=1)
         with Record(tmp_path / "out" / "downloads.sqlite") as record:
             record.begin()
             with pytest.raises(InputError, match="in use"): fetched(tmp_path / "out", server)
+
+
+# ---- a Survey that was not downloaded
+
+@pytest.mark.parametrize("ending", [".ecsv", ".fits"])
+def test_verify_reads_a_survey_of_any_format_as_training_does(ending, sky, tmp_path):
+    "PNG in a sub-folder and TIFF, whose names only the catalog's ids tell from strays"
+    own, objIDs = tmp_path / "own", sky.catalog.objID.tolist()
+    (own / "images" / "first").mkdir(parents=True)
+    files = [own / "images" / ("first" if i % 2 else "") / f"{objID}{'.png' if i % 2 else '.tif'}" for i, objID in enumerate(objIDs)]
+    for objID, file in zip(objIDs, files): Image.open(sky.image_path(objID)).save(file)
+    Table.from_pandas(sky.catalog[["objID", "ra", "dec", "z", "oh_p50"]]).write(own / f"catalog{ending}")
+    check = verify(own, progress=False)
+    assert check.ok and check.findings == [] and check.checked["cutout"] == N
+    files[0].write_bytes(files[0].read_bytes()[:500])
+    files[1].unlink()
+    (own / "images" / "7.png").write_bytes(b"?")
+    found = {(f.state, f.name) for f in verify(own, progress=False).findings}
+    assert found == {("damaged", str(objIDs[0])), ("missing", str(objIDs[1])), ("stray", "7.png")}
+    with pytest.raises(Incomplete) as error: cli.app(args=["verify", str(own)], standalone_mode=False)
+    assert str(error.value) == f"{own} is not whole: see the table."  # a repair would refuse
 
 
 # ---- the record, as such
@@ -836,8 +925,7 @@ def test_every_remedy_works(sky, tmp_path):
         refused("choose another folder with --out", cuts="none", scale=0.396)
         assert ask(cuts="none", scale=0.396, out=tmp_path / "other")["complete"]
         refused("Try `galaxy-cnn download --cuts none`", cuts="S.z > 9", out=tmp_path / "third")
-        refused("choose another folder with --out", cuts="none", out=tmp_path / "third")
-        assert ask(cuts="none", out=tmp_path / "fourth")["complete"]
+        assert ask(cuts="none", out=tmp_path / "third")["complete"]  # where it advised that: nothing came before
         # a damaged part of one's own catalog: give it again
         part = out / "catalog_parts" / "00000.parquet"
         part.write_bytes(part.read_bytes()[:-9])

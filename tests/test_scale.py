@@ -254,7 +254,7 @@ def test_a_survey_cut_short_is_finished_and_never_mixed_with_another(hats, mock_
     with pytest.raises(KeyboardInterrupt): hats_to_survey(hats, out)
     monkeypatch.undo()
     kept, gone, *_ = sorted((out / "images").iterdir())
-    gone.rename(out / "images" / f".{gone.stem}-half.jpg")
+    gone.rename(out / "images" / f".{gone.stem}-half_one.partial.jpg")
     before = kept.stat().st_mtime_ns
     shutil.copytree(hats, tmp_path / "other")
     with pytest.raises(InputError, match="another HATS catalog: name another folder"): hats_to_survey(tmp_path / "other", out)
