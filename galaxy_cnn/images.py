@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CUTOUT_SIZE', 'SDSS_PIXEL', 'FIELD_R90', 'IMAGE_ENDINGS', 'DECODERS', 'decode', 'image_ending', 'image_tree',
-           'blank_reason', 'PackedCutout', 'read_pixels', 'read_image', 'crop_pad', 'try_read_image', 'map_files',
-           'with_bytes', 'try_read_images', 'read_images', 'RadialOrder', 'radial_order']
+           'black_share', 'blank_reason', 'PackedCutout', 'read_pixels', 'read_image', 'crop_pad', 'try_read_image',
+           'map_files', 'with_bytes', 'try_read_images', 'read_images', 'RadialOrder', 'radial_order']
 
 # %% ../nbs/03_images.ipynb #e87a1613
 import gzip
@@ -118,13 +118,20 @@ def image_tree(
     return [f for f in files if image_ending(f)], [f for f in files if not image_ending(f)]
 
 # %% ../nbs/03_images.ipynb #2efff104
+def black_share(
+    image,  # uint8 [H, W, 3]
+) -> float:
+    "Share of the pixels that are black"
+    r, g, b = np.moveaxis(image, -1, 0)  # band by band: numpy is slow along an axis of three
+    return 1 - np.count_nonzero(r | g | b) / r.size
+
 def blank_reason(
     image,  # uint8 [H, W, 3]
     most=0.5,  # share of black, or of white, pixels above which it is no picture of a galaxy
 ) -> str:
     "Why an image shows no galaxy, '' if it may show one"
-    r, g, b = np.moveaxis(image, -1, 0)  # band by band: numpy is slow along an axis of three
-    black = 1 - np.count_nonzero(r | g | b) / r.size
+    r, g, b = np.moveaxis(image, -1, 0)
+    black = black_share(image)
     white = np.count_nonzero(r & g & b == 255) / r.size
     if black > most: return f"{black:.0%} of the pixels are black"
     if white > most: return f"{white:.0%} of the pixels are saturated"

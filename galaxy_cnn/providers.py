@@ -19,7 +19,7 @@ from astropy.io import fits
 from PIL import Image, ImageDraw
 
 from .files import InputError
-from .images import CUTOUT_SIZE, FIELD_R90, decode
+from .images import CUTOUT_SIZE, FIELD_R90, black_share, decode
 from .splits import sky_vectors
 
 # %% ../nbs/08_providers.ipynb #b317fee4
@@ -94,7 +94,7 @@ def check_image(
     "Outcome of a body that should be the JPEG that was asked for"
     try: image = decode(body)
     except ValueError as e: return "bad_image", str(e)
-    black = float((~image.any(-1)).mean())
+    black = black_share(image)
     if black > black_level: return "blank", f"{black:.0%} of the pixels are black"
     if image.shape != (size, size, 3):
         return "wrong_size", f"{image.shape[1]}x{image.shape[0]} px instead of {size}x{size}"
