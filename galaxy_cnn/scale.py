@@ -327,7 +327,8 @@ def _cluster(devices, workers=None):
         return {"cls": Nanny, "options": options}
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
     # that a worker takes long to end is no news
-    return SpecCluster({k: worker(k) for k in range(n)}, scheduler, silence_logs=logging.ERROR)
+    try: return SpecCluster({k: worker(k) for k in range(n)}, scheduler, silence_logs=logging.ERROR)
+    except RuntimeError as e: raise Incomplete(f"A worker ended while it started ({e}): the same command begins anew.") from None
 
 # %% ../nbs/44_scale.ipynb #e96680df
 def predict_hats(

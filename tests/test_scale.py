@@ -321,6 +321,12 @@ def test_devices_are_those_that_cuda_has(monkeypatch, named, n, found):
     assert _devices() == found
 
 
+def test_a_worker_that_ends_while_it_starts_is_a_sentence():
+    import dask
+    with dask.config.set({"distributed.worker.preload": ["no_such_module"]}):
+        with pytest.raises(Incomplete, match="A worker ended while it started .*: the same command begins anew"): _cluster([], 1)
+
+
 def test_each_worker_sees_a_gpu_of_its_own():
     from distributed import Client
     with _cluster(["3", "GPU-5e1f"]) as cluster, Client(cluster) as client:
