@@ -348,14 +348,15 @@ def figure(found):
     for label, style, chosen in (("of one partition", "s--", True), ("of one partition, one row group", "^:", False)):
         kept = [r for r in single if (r["rows_of_a_group"] == 1024) == chosen]
         axes[1].plot([r["n"] for r in kept], [r["peak_MB"] for r in kept], style, label=label)
-    axes[1].set(xscale="log", ylim=0, xlabel="rows", ylabel="peak memory of a worker [MB]", title="no network")
+    axes[1].set(xscale="log", xlabel="rows", ylabel="peak memory of a worker [MB]", title="no network")
+    axes[1].set_ylim(0, 1.1 * max(r["worker_peak_MB"] for r in rows))
     axes[1].legend(fontsize=7)
     many = found["partitions"]
     x = [r["partitions"] for r in many]
     axes[2].plot(x, [r["cpu_seconds"] for r in many], "o-", label="CPU time [s]")
     axes[2].plot(x, [r["peak_MB"] for r in many], "s--", label="peak memory [MB]")
     axes[2].set(xscale="log", yscale="log", xlabel="partitions of 4 galaxies", title="client and scheduler")
-    axes[2].legend(fontsize=7)
+    axes[2].legend(fontsize=7, loc="center left")
     fig.suptitle(f"mock, {CORES} worker processes", fontsize=9)
     return fig
 
@@ -371,7 +372,7 @@ def plot_overhead(ax, found):
     names = {"stub": "no network", "network": "xresnet_tiny"}
     ax.set_xticks([i + 0.2 for i in range(len(found))], [names[kind] for kind in found])
     ax.set(ylabel=f"seconds for {next(iter(found.values()))['rows']:,} rows")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc="upper left")
 
 
 def main(args):
