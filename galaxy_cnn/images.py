@@ -132,7 +132,7 @@ def blank_reason(
     "Why an image shows no galaxy, '' if it may show one"
     r, g, b = np.moveaxis(image, -1, 0)
     black = black_share(image)
-    white = np.count_nonzero(r & g & b == 255) / r.size
+    white = np.count_nonzero((r & g & b) == 255) / r.size
     if black > most: return f"{black:.0%} of the pixels are black"
     if white > most: return f"{white:.0%} of the pixels are saturated"
     return "all pixels are the same" if all(np.ptp(band) == 0 for band in (r, g, b)) else ""
