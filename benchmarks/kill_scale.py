@@ -78,7 +78,7 @@ def unlike(out, whole):
 def workers_of(process):
     "Processes of the workers"
     found = psutil.Process(process.pid).children(recursive=True)
-    return [p for p in found if "spawn_main" in " ".join(p.cmdline())]
+    return [p for p in found if p.ppid() != process.pid]  # its own children are the servers that copy and clean up
 
 
 def wait(process, out, rng, lasts):

@@ -130,12 +130,12 @@ def blank_reason(
     most=0.5,  # share of black, or of white, pixels above which it is no picture of a galaxy
 ) -> str:
     "Why an image shows no galaxy, '' if it may show one"
-    r, g, b = np.moveaxis(image, -1, 0)
-    black = black_share(image)
-    white = np.count_nonzero((r & g & b) == 255) / r.size
-    if black > most: return f"{black:.0%} of the pixels are black"
-    if white > most: return f"{white:.0%} of the pixels are saturated"
-    return "all pixels are the same" if all(np.ptp(band) == 0 for band in (r, g, b)) else ""
+    dark, bright = image.size - np.count_nonzero(image), np.count_nonzero(image == 255)
+    enough = most * image.size  # numbers of all bands: quick to count, and such pixels cannot be more than these say
+    if dark > enough and (black := black_share(image)) > most: return f"{black:.0%} of the pixels are black"
+    if bright > enough and (white := black_share(~image)) > most: return f"{white:.0%} of the pixels are saturated"
+    same = (image[0] == image[0, 0]).all() and (image == image[:1]).all()
+    return "all pixels are the same" if same else ""
 
 # %% ../nbs/03_images.ipynb #8b363bc3
 def _fits_pixels(file):

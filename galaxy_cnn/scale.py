@@ -304,12 +304,21 @@ def _engine(scheduler, workers):
     if scheduler:
         with Client(scheduler) as client: yield client
         return
+    devices = _devices()
     settings = {"distributed.nanny.pre-spawn-environ": _WORKER, "distributed.worker.daemon": False,
-                "distributed.deploy.lost-worker-timeout": "1s"}
-    with dask.config.set(settings), _cluster(_devices(), workers) as cluster:
-        n = len(cluster.plan)
-        cluster.adapt(minimum=n, maximum=n)  # or one that is killed while it starts anew stays away
-        with Client(cluster) as client: yield client
+                "distributed.deploy.lost-worker-timeout": "1s",
+                "distributed.worker.multiprocessing-method": "spawn" if devices else "forkserver"}
+    with dask.config.set(settings):
+        if not devices: _import_once()
+        with _cluster(devices, workers) as cluster:
+            n = len(cluster.plan)
+            cluster.adapt(minimum=n, maximum=n)  # or one that is killed while it starts anew stays away
+            with Client(cluster) as client: yield client
+
+def _import_once():
+    "Let workers be copies of one process that has imported everything; with a GPU torch forbids that"
+    from distributed.utils import get_mp_context
+    get_mp_context().set_forkserver_preload(["distributed", "galaxy_cnn.scale"])
 
 def _devices():
     "Names of the CUDA devices that this process may use, as the environment variable has them"

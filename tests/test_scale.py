@@ -299,7 +299,9 @@ def test_a_collection_that_lsdb_wrote_gives_the_same_predictions_and_none_for_it
 
 def test_a_worker_that_is_killed_again_while_it_starts_comes_back():
     from galaxy_cnn.scale import _engine
-    def workers(): return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    def workers():
+        server, = [p for p in psutil.Process().children() if "forkserver" in " ".join(p.cmdline())]
+        return [p for p in server.children() if p.status() != psutil.STATUS_ZOMBIE]
     with _engine(None, 1) as client:
         first = psutil.Process(client.submit(os.getpid).result())
         tasks = [client.submit(time.sleep, 0.1, pure=False) for _ in range(10)]
