@@ -280,13 +280,16 @@ def _config(run):
 def _model_card(run, report):
     "README.md of a shared model: YAML for the Hub, and what a reader must know before the first number"
     sky = "a mock sky" if run.card["survey"]["mock"] else "real galaxies"
-    n, width = run.trained_on["n"], _picture_width(run)
+    n, width, gas = run.trained_on["n"], _picture_width(run), "metallicity" in run.targets
     kind = "Cutouts of SDSS's kind: gri as RGB, JPEG, 5.05 petroR90_r wide"
     if run.recalibrated: kind = f"Pictures like those of “{run.card['survey']['name']}”"
     head = {
-        "license": "apache-2.0", "library_name": "galaxy_cnn", "tags": ["astronomy", "galaxies", "metallicity"],
+        "license": "apache-2.0", "library_name": "galaxy_cnn", "tags": ["astronomy", "galaxies", *run.targets],
         "model-index": [{"name": f"{run.card['arch']} for {', '.join(run.targets)}", "results": _results(run, sky)}],
     }
+    unfit = ["Pictures of another kind, such as of another survey or stretch, without a new calibration"]
+    if gas: unfit.append("galaxies without star formation, for which the number means nothing")
+    unfit.append("pictures that `flag` marks")
     onnx = "There is no ONNX file: the Gaussian process beside the networks does not fit into one."
     if report:
         onnx = (f"`model.onnx` holds all of it but the flag; on {report['n']} pictures it differs from the Run by at most "
@@ -294,7 +297,7 @@ def _model_card(run, report):
     return f"""---
 {json.dumps(head, indent=1, ensure_ascii=False)}
 ---
-# Gas-phase metallicity from galaxy pictures
+# {', '.join(run.targets)} from pictures of galaxies
 
 {len(run.card['networks'])} x {run.card['arch']} for {', '.join(run.targets)} [dex], trained with galaxy_cnn on {n} cutouts of {sky}.
 {run.recalibrated}
@@ -304,11 +307,10 @@ def _model_card(run, report):
 {onnx}
 
 ## What it must be given
-{kind}, {width} x {width} px, of star-forming galaxies.
+{kind}, {width} x {width} px, of {'star-forming ' * gas}galaxies.
 
 ## What it must not be used for
-Pictures of another kind, such as of another survey or stretch, without a new calibration; galaxies without star formation,
-for which the number means nothing; pictures that `flag` marks. An error bar holds for galaxies like those of the training, on average.
+{'; '.join(unfit)}. An error bar holds for galaxies like those of the training, on average.
 
 ## How good it is
 RMSE on galaxies that the training has not seen ({sky}): {_errors_in_words(run)}.

@@ -202,7 +202,7 @@ def _left_by_group(group=Path("/sys/fs/cgroup")):
         limit, taken = (int((group / f"memory.{what}").read_text()) for what in ("max", "current"))
         numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError): return float("inf")
-    return limit - taken + int(numbers["inactive_file"])  # cached files, which make room
+    return limit - taken + int(numbers.get("inactive_file", 0))  # cached files, which make room
 
 # %% ../nbs/23_loaders.ipynb #58151ece
 def _fits_in_memory(

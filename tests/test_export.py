@@ -106,4 +106,11 @@ def test_width_and_kind_of_the_pictures_are_the_runs_own(small_run):
     assert export_module._pictures_to_compare(run).shape == (32, 128, 128, 3), "cards of before"
 
 
+def test_a_model_card_speaks_of_what_its_run_predicts(small_run):
+    of_mass = {**small_run.card, "targets": ["lgm_tot_p50"], "headline": {"valid_rmse_lgm_tot_p50": 0.1}}
+    gas, mass = (export_module._model_card(Run(small_run.path, card), None) for card in (small_run.card, of_mass))
+    assert "# metallicity from pictures of galaxies" in gas and "of star-forming galaxies" in gas and "star formation" in gas
+    assert "# lgm_tot_p50 from pictures of galaxies" in mass and "metallicity" not in mass and "star" not in mass
+
+
 def test_it_is_a_command(): assert "export" in {c.callback.__name__ for c in app.registered_commands}
