@@ -28,6 +28,7 @@ import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from harness import CORES, fresh_python, option_parser, peak_memory, write_results
 
 from galaxy_cnn.figures import PREDICTED, new_figure
@@ -164,7 +165,8 @@ def child_partition(run, source, target):
 
 
 def child_loop(run, catalog, out, part, parts, stubbed):
-    "Plain loop over the Parquet files of a catalog, every so many-th of them: nothing is checked, nothing is kept"
+    "Plain loop over the Parquet files of a catalog, every so many-th of them, with one thread: nothing is checked or kept"
+    torch.set_num_threads(1)
     if stubbed == "stub": import_module("scale_stub")
     run, out = read_run(run), Path(out)
     errors = ErrorModel.load(run.path) or ErrorModel({}, None, [])

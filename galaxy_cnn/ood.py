@@ -10,6 +10,7 @@ __all__ = ['OOD_FEATURES', 'FALSE_FLAGS', 'MAX_REFERENCES', 'MIN_BATCH', 'raw_st
 # %% ../nbs/21_ood.ipynb #8b0163c1
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -342,11 +343,14 @@ class Population:
         self.detector = detector
         turned_back = detector.references @ np.linalg.inv(detector.whitening.astype("float64"))
         self.varying = detector.width > 1e-4  # a number that never changes has no scatter to compare with
-        known = np.clip(turned_back, -_MEAN_CLIP, _MEAN_CLIP)[:, self.varying]
-        self.size = len(known)
-        self.mean, self.precision = _fit_mean(known)
-        self.limit = _chance_limit(known)
-        self.total, self.n = np.zeros(known.shape[1]), 0
+        self.known = np.clip(turned_back, -_MEAN_CLIP, _MEAN_CLIP)[:, self.varying]
+        self.mean, self.precision = _fit_mean(self.known)
+        self.total, self.n = np.zeros(self.known.shape[1]), 0
+
+    @cached_property
+    def limit(self):
+        "T^2 that chance allows; it takes seconds, which those who only count pictures in need not spend"
+        return _chance_limit(self.known)
 
     def standardize(
         self,
@@ -372,7 +376,7 @@ class Population:
         mean,  # [d] standardized
     ) -> float:
         "Distance of a mean from the training galaxies', relative to what chance allows for the batch's size"
-        scatter = 1 / min(self.n, _COUNTED) + 1 / min(self.size, _COUNTED)
+        scatter = 1 / min(self.n, _COUNTED) + 1 / min(len(self.known), _COUNTED)
         squared = _squared_distance(mean, self.mean, self.precision)
         return float(np.sqrt(squared / scatter / self.limit))
 

@@ -318,7 +318,7 @@ def _engine(scheduler, workers):
 def _import_once():
     "Let workers be copies of one process that has imported everything; with a GPU torch forbids that"
     from distributed.utils import get_mp_context
-    get_mp_context().set_forkserver_preload(["distributed", "galaxy_cnn.scale"])
+    get_mp_context().set_forkserver_preload(["distributed", "hats.pixel_math", "galaxy_cnn.scale"])
 
 def _devices():
     "Names of the CUDA devices that this process may use, as the environment variable has them"
