@@ -63,7 +63,7 @@ WORK = {"predict": predict_slowly, "to_hats": partial(survey_to_hats, partition_
         "to_survey": lambda catalog, out: {"n": len(hats_to_survey(catalog, out))}}
 
 
-def files_of(out): return sorted([*Path(out).glob("dataset/*/*/Npix*"), *Path(out).glob("images/*.jpg")])
+def files_of(out): return sorted([*Path(out).glob("dataset/*/*/Npix*"), *Path(out).glob("images/[!.]*.jpg")])
 
 
 def marks(out): return {str(f.relative_to(out)): (f.stat().st_ino, f.stat().st_mtime_ns) for f in files_of(out)}
