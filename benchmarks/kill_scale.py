@@ -56,7 +56,8 @@ def predict_slowly(run, catalog, out):
     "`predict_hats` with a network that rests"
     import dask
     with dask.config.set({"distributed.worker.preload": ["scale_stub"]}):
-        return predict_hats(run, catalog, out, tta=False, workers=WORKERS)
+        done = predict_hats(run, catalog, out, tta=False, workers=WORKERS)
+    return {key: value for key, value in done.items() if key != "notes"}  # they name folders of this machine
 
 
 WORK = {"predict": predict_slowly, "to_hats": partial(survey_to_hats, partition_mb=PARTITION_MB),

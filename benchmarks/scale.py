@@ -28,7 +28,6 @@ import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from harness import CORES, fresh_python, option_parser, peak_memory, write_results
 
 from galaxy_cnn.figures import PREDICTED, new_figure
@@ -156,7 +155,9 @@ def workers_used(log):
     return {"worker_peak_MB": max(m for _, m in used) / 1e6, "worker_cpu_seconds": sum(c for c, _ in used)}
 
 
-def child_hats(run, catalog, out): return predict_hats(run, catalog, out, tta=False, workers=CORES, accept_shift=True)
+def child_hats(run, catalog, out):
+    done = predict_hats(run, catalog, out, tta=False, workers=CORES, accept_shift=True)
+    return {key: value for key, value in done.items() if key != "notes"}  # they name folders of this machine
 
 
 def child_partition(run, source, target):
@@ -165,8 +166,7 @@ def child_partition(run, source, target):
 
 
 def child_loop(run, catalog, out, part, parts, stubbed):
-    "Plain loop over the Parquet files of a catalog, every so many-th of them, with one thread: nothing is checked or kept"
-    torch.set_num_threads(1)
+    "Plain loop over the Parquet files of a catalog, every so many-th of them: nothing is checked, nothing is kept"
     if stubbed == "stub": import_module("scale_stub")
     run, out = read_run(run), Path(out)
     errors = ErrorModel.load(run.path) or ErrorModel({}, None, [])
@@ -239,7 +239,7 @@ def loop(work, run, catalog, stubbed):
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     start, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
-    with ThreadPoolExecutor(CORES) as pool:
+    with environment(OMP_NUM_THREADS=1), ThreadPoolExecutor(CORES) as pool:  # or numpy's threads take each other's cores
         list(pool.map(lambda i: child("loop", run.path, catalog, out, i, CORES, stubbed), range(CORES)))
     return used_since(start, before)
 
