@@ -52,8 +52,9 @@ def _at_home(argument):
 # %% ../nbs/49_cli.ipynb #5a8f1732
 def main():
     "Entry point of `galaxy-cnn`"
-    # what libraries tell developers; `python -W default` shows it
-    if not sys.warnoptions: warnings.simplefilter("ignore")
+    if not sys.warnoptions:  # what libraries tell developers; `python -W default` shows it
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"  # in the processes that this one starts, too
     # of the processes that torchrun starts the first says how it went
     if int(os.environ.get("RANK", 0)): sys.stdout = open(os.devnull, "w")
     try: app(args=[_at_home(argument) for argument in sys.argv[1:]])

@@ -101,6 +101,14 @@ def test_killed_at_random_it_goes_on_and_equals_predict(small_run, hats, mock_su
     assert not list(out.rglob(".*")), "leftovers of a killed writer"
 
 
+def test_the_command_says_its_sentence_and_nothing_of_its_libraries(small_run, hats, mock_survey, tmp_path):
+    command = [sys.executable, "-m", "galaxy_cnn", "predict", small_run.path, hats, "--out", tmp_path / "out", "--workers", "1", "--accept-shift"]
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(mock_survey)} galaxies in {len(partitions(hats))} partitions" in done.stdout and "Warning" not in done.stderr
+
+
 def test_two_models_are_never_mixed(small_run, hats, tmp_path):
     out, other = tmp_path / "out", tmp_path / "other"
     fingerprint = prediction_fingerprint(small_run.path)
