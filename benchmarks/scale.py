@@ -239,7 +239,7 @@ def loop(work, run, catalog, stubbed):
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     start, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
-    with environment(OMP_NUM_THREADS=1), ThreadPoolExecutor(CORES) as pool:  # or numpy's threads take each other's cores
+    with environment(OMP_NUM_THREADS=1), ThreadPoolExecutor(CORES) as pool:  # else numpy's threads are too many
         list(pool.map(lambda i: child("loop", run.path, catalog, out, i, CORES, stubbed), range(CORES)))
     return used_since(start, before)
 
