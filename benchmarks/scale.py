@@ -256,7 +256,7 @@ def engine(work, run, catalog, stubbed):
 def used_since(start, before):
     "Seconds on the clock and of the processors, children of children included: also those that a server has started"
     seconds = time.perf_counter() - start
-    while psutil.Process().children(): os.wait()  # orphans fall to this process, see `main`
+    while psutil.Process().children(): os.wait()  # orphans come here, see `main`
     now = getrusage(RUSAGE_CHILDREN)
     cpu = now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": seconds, "cpu_seconds": cpu}
@@ -383,7 +383,8 @@ def plot_overhead(ax, found):
 
 
 def main(args):
-    if ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0): raise SystemExit("This needs Linux: orphans must fall to this process.")
+    orphans_come_here = ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0) == 0
+    if not orphans_come_here: raise SystemExit("Linux is needed, for its prctl.")
     args.work.mkdir(parents=True, exist_ok=True)
     found = read_json(args.out)["sections"] if args.out.exists() else {}
     for name in args.section:
