@@ -361,7 +361,7 @@ def default_epochs(
 def choose_arch(
     n,  # galaxies in the training split
     device,  # 'cpu', 'cuda', ...
-    large=20_000,  # galaxies from which a large network is taken: a judgment, between 5,000 and the tutorial's 104,000
+    large=20_000,  # galaxies from which a large network is taken: a judgment; on the mock both are equal at 2,000
 ) -> str:
     "The architecture that suits a Survey's size and the device; where large ones begin to win was not measured"
     if n < large: return "xresnet_tiny"
