@@ -102,7 +102,8 @@ def test_killed_at_random_it_goes_on_and_equals_predict(small_run, hats, mock_su
 
 
 def test_the_command_says_its_sentence_and_nothing_of_its_libraries(small_run, hats, mock_survey, tmp_path):
-    command = [sys.executable, "-m", "galaxy_cnn", "predict", small_run.path, hats, "--out", tmp_path / "out", "--workers", "1", "--accept-shift"]
+    options = ["--out", tmp_path / "out", "--workers", "1", "--accept-shift"]
+    command = [sys.executable, "-m", "galaxy_cnn", "predict", small_run.path, hats, *options]
     env = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
